@@ -1,0 +1,62 @@
+"""The ``recrl`` command: a group that loads a subcommand's file when it is called, and exit codes in one place."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+from typing import Any
+
+import click
+
+from recrl import __version__
+from recrl.errors import RecrlError
+
+COMMANDS = {
+    "config": "Show, explain and start a run's config.",
+    "data": "Prepare data sets.",
+    "demo": "Run the whole path on synthetic data.",
+    "doctor": "Say what this machine has.",
+    "eval": "Evaluate runs and checkpoints side by side.",
+    "recommend": "Recommend items to a user.",
+    "report": "Write a run's report page.",
+    "rl": "Train by reinforcement learning.",
+    "sft": "Train by supervised fine-tuning.",
+    "sid": "Build and extend semantic IDs.",
+}
+
+
+class LazyGroup(click.Group):
+    """Lists commands without importing them, so that ``--help`` answers at once."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"recrl.commands.{cmd_name}")
+        command: click.Command = getattr(module, cmd_name if cmd_name != "eval" else "evaluate")
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl(sorted(COMMANDS.items()))
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="recrl")
+@click.option("-v", "--verbose", is_flag=True, help="Log what is chosen and why.")
+def recrl(verbose: bool) -> None:
+    """Post-train language models into generative recommenders: data, semantic IDs, SFT, RL, evaluation."""
+    level = logging.INFO if verbose else logging.WARNING
+    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Run the command line; a ``RecrlError`` becomes its message and its exit code, without a traceback."""
+    try:
+        recrl.main(arguments, prog_name="recrl")
+    except RecrlError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(error.exit_code)

@@ -1,0 +1,1 @@
+"""Log-probabilities of tokens from hidden states and the output matrix."""

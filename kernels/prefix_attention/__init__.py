@@ -1,0 +1,1 @@
+"""Attention of responses over the prompt that they share and over themselves."""

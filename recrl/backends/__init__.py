@@ -1,0 +1,1 @@
+"""Devices, and the policy on each engine."""

@@ -1,0 +1,37 @@
+"""Recommenders that every table is compared with. ``BASELINES`` names them.
+
+A baseline is ``run(train: Sequences, num_items, options) -> Scorer``. It is fitted on training sequences only; the
+history that it later scores may hold items from after them (for the test split: the valid item).
+Letters: U users, N items.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recrl.data.ragged import Ragged
+from recrl.evaluation.metrics import top_k
+
+BASELINES = {
+    "popularity": "recrl.baselines.popularity:POPULARITY",
+    "item_knn": "recrl.baselines.item_knn:ITEM_KNN",
+}
+
+
+class Scorer(Protocol):
+    """A fitted baseline."""
+
+    def scores(self, histories: Ragged) -> NDArray[np.float32]:
+        """[U, N]: higher is better. Holds 4 * U * N bytes: pass users in chunks, as ``recommend`` does."""
+
+
+def recommend(scorer: Scorer, histories: Ragged, k: int, *, users_per_chunk: int = 1024) -> NDArray[np.int32]:
+    """[U, k] item indices over the whole catalogue, items of the history included; ties go to the lower index."""
+    chunks = [np.zeros((0, k), np.int32)]
+    for start in range(0, len(histories), users_per_chunk):
+        rows = np.arange(start, min(start + users_per_chunk, len(histories)))
+        chunks.append(top_k(scorer.scores(histories.select(rows)), k))
+    return np.concatenate(chunks)

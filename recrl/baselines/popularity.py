@@ -1,0 +1,32 @@
+"""The items that occur most often in training, the same list for everyone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recrl.components import Options, Part
+from recrl.data.dataset import Sequences
+from recrl.data.ragged import Ragged
+from recrl.evaluation.diversity import training_counts
+
+
+@dataclass(frozen=True)
+class Popularity:
+    """``counts`` [N] float32: occurrences in training."""
+
+    counts: NDArray[np.float32]
+
+    def scores(self, histories: Ragged) -> NDArray[np.float32]:
+        """[U, N], every row the counts."""
+        return np.broadcast_to(self.counts, (len(histories), len(self.counts)))
+
+
+def fit(train: Sequences, num_items: int, options: Options) -> Popularity:  # noqa: ARG001
+    """Count the training interactions."""
+    return Popularity(training_counts(train, num_items).astype(np.float32))
+
+
+POPULARITY = Part(Options, fit)

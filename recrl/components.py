@@ -1,0 +1,70 @@
+"""Named parts (rewards, signals, objectives, encoders ...) and how a config picks one.
+
+Each family keeps one table, ``{kind: "module:ATTRIBUTE"}``, in its package's ``__init__``; the module loads when its
+kind is asked for. A newcomer writes one file and adds one line to the table.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from recrl.errors import ConfigError, nearest
+
+Table = Mapping[str, str]
+
+
+class Options(BaseModel):
+    """The options of one part: frozen, and unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Choice(BaseModel):
+    """A part as a config names it: its ``kind`` and, beside it, the options of that kind."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    kind: str
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The options beside ``kind``, as they were written."""
+        return dict(self.model_extra or {})
+
+
+@dataclass(frozen=True)
+class Part:
+    """One entry of a family: a function, the model of its options, and where it comes from."""
+
+    options: type[Options]
+    run: Callable[..., Any]
+    source: str = ""
+
+
+def load_part(table: Table, kind: str, *, where: str) -> Part:
+    """The part behind a kind; ``where`` names the config key for the error."""
+    if kind not in table:
+        raise ConfigError(f"{where}.kind = {kind!r}", why="there is no such kind", fix=nearest(kind, table))
+    module, attribute = table[kind].split(":")
+    part = getattr(importlib.import_module(module), attribute)
+    assert isinstance(part, Part), table[kind]
+    return part
+
+
+def resolve(table: Table, choice: Choice, *, where: str) -> tuple[Part, Options]:
+    """The part and its checked options."""
+    part = load_part(table, choice.kind, where=where)
+    try:
+        return part, part.options.model_validate(choice.given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(step) for step in first["loc"])
+        known = nearest(key, part.options.model_fields) if first["type"] == "extra_forbidden" else ""
+        raise ConfigError(
+            f"{where}.{key} = {first['input']!r}", why=first["msg"], fix=known or f"see kind {choice.kind!r}"
+        ) from None

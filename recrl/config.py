@@ -1,0 +1,340 @@
+"""One TOML file -> one frozen ``RunConfig``.
+
+Layers, the later wins: the defaults below, a recipe (``recipes/*.toml``), the user's file, and ``--set`` on top. A
+wrong key or value is answered before torch loads; the options of a named part (``kind = ...``) are checked by its own
+model when the run starts, still before anything is written.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from recrl.components import Choice
+from recrl.errors import ConfigError, nearest
+
+TASKS = ("next", "sid_to_title", "title_to_sid", "titles_to_sid", "sids_to_title", "description_to_sid", "recif")
+RECIPES = Path(__file__).parent / "recipes"
+
+
+class Section(BaseModel):
+    """A section of the config: frozen, unknown keys refused, the docstring under a field is its help."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+def _check_tasks(tasks: dict[str, float]) -> None:
+    for task, weight in tasks.items():
+        if task not in TASKS:
+            raise ValueError(f"no task {task!r}: {nearest(task, TASKS)}")
+        if weight < 0:
+            raise ValueError(f"the weight of task {task!r} is negative")
+
+
+class RunSection(Section):
+    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """The run's folder below ``dir``."""
+    dir: Path = Path("runs")
+    """Where runs are kept."""
+    seed: int = Field(0, ge=0)
+    """Every random number of the run follows from it."""
+    threads: int = Field(0, ge=0)
+    """CPU threads; 0 leaves it to torch. Part of what makes a run repeat bit for bit."""
+
+
+class DataSection(Section):
+    path: Path = Path("data/synthetic")
+    """A folder written by ``recrl data prepare``."""
+    history_limit: int = Field(20, ge=1)
+    """Items of history in a prompt, the latest ones."""
+
+
+class SidSection(Section):
+    path: Path = Path("sids/synthetic")
+    """Where ``recrl sid build`` writes and everything else reads."""
+    levels: int = Field(3, ge=1, le=7)
+    codebook_size: int = Field(256, ge=2)
+    encoder: Choice = Choice(kind="fused")
+    quantizer: Choice = Choice(kind="balanced")
+
+
+class ModelSection(Section):
+    preset: Literal["tiny", "small", "base"] | None = None
+    """A Qwen3-shaped model from scratch. Give this or ``path``."""
+    path: Path | None = None
+    """A Hugging Face decoder folder to start from."""
+    shape: dict[str, int | float | bool] = Field(default_factory=dict)
+    """Changes to the preset's shape, by the names of Hugging Face's config (``hidden_size`` ...)."""
+    text_vocab_size: int = Field(0, ge=0)
+    """Entries of a byte-level BPE trained on the catalogue's text; 0: SIDs alone. Presets only."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout on embeddings and on every block's output, in SFT. The saved model is a stock one."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if self.preset is not None and self.path is not None:
+            raise ValueError("preset and path exclude each other: one builds a model, the other loads one")
+        if self.path is not None and (self.shape or self.text_vocab_size):
+            raise ValueError("shape and text_vocab_size describe a preset, and path is given")
+        return self
+
+
+class PromptSection(Section):
+    template: Literal["plain", "instruct"] = "plain"
+    """``plain``: the SIDs alone, so one pass of SFT scores every position. ``instruct``: sentences around them."""
+
+
+class BackendSection(Section):
+    device: str = "auto"
+    """``auto``, ``cpu``, ``cuda``, ``npu`` or one with an index, as torch writes them."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic of the matrix products in SFT and RL updates; the weights stay float32."""
+    token_budget: int = Field(32768, ge=64)
+    """Tokens of one forward pass: the size of micro-batches and rollout batches."""
+    logprob_space: Literal["raw", "legal"] = "raw"
+    """What a log-probability is normalised over: the whole vocabulary, or the legal continuations (METHODS, rule 4)."""
+
+
+class AugmentSection(Section):
+    """Changes to training sequences, drawn anew every epoch; validation and test are never touched."""
+
+    reverse: float = Field(0.0, ge=0, le=1)
+    """Probability that a sequence is read backwards."""
+    shuffle: float = Field(0.0, ge=0, le=1)
+    """Probability that a sequence is shuffled locally."""
+    shuffle_window: int = Field(3, ge=2)
+    """An item moves at most this many places, less one."""
+    drop: float = Field(0.0, ge=0, lt=1)
+    """Probability that an item is left out."""
+    crop: float = Field(0.0, ge=0, le=1)
+    """Probability that a sequence is cut to a random window."""
+
+
+class SftSection(Section):
+    tasks: dict[str, float] = Field(default_factory=lambda: {"next": 1.0})
+    """Task -> weight: how many times an epoch shows each of its examples (METHODS C-2)."""
+    epochs: int = Field(10, ge=1)
+    batch_size: int = Field(128, ge=1)
+    """Sequences of one optimiser step."""
+    accumulate: int = Field(1, ge=1)
+    """Micro-batches that an optimiser step is divided into; the gradient is the same for any number."""
+    lr: float = Field(1e-3, gt=0)
+    lr_final: float = Field(0.0, ge=0)
+    """Learning rate at the end of the cosine."""
+    warmup_steps: int = Field(100, ge=0)
+    weight_decay: float = Field(0.01, ge=0)
+    clip_grad: float = Field(1.0, gt=0)
+    betas: tuple[float, float] = (0.9, 0.98)
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    ema_decay: float = Field(0.0, ge=0, lt=1)
+    """Average of the weights that is evaluated and saved as the model; 0 is off."""
+    augment: AugmentSection = AugmentSection()
+    gradient_checkpointing: bool = False
+    eval_every: int = Field(0, ge=0)
+    """Optimiser steps between validations; 0 is once an epoch."""
+    patience: int = Field(5, ge=0)
+    """Validations without a better NDCG@10 before stopping; 0 never stops early."""
+    checkpoint_every: int = Field(0, ge=0)
+    """Optimiser steps between checkpoints; 0 is with every validation."""
+    keep: int = Field(2, ge=1)
+    """Checkpoints that stay, besides the best."""
+
+    @model_validator(mode="after")
+    def _tasks(self) -> Self:
+        _check_tasks(self.tasks)
+        return self
+
+
+class RlSection(Section):
+    init: Path | None = None
+    """A Hugging Face folder to start from; default: the best checkpoint of this run's SFT."""
+    recipe: str | None = None
+    """A file of ``recipes/``, or a path ending in .toml. The user's own keys win over it."""
+    task: str = "next"
+    steps: int = Field(100, ge=1)
+    """Rollouts, each followed by ``epochs`` x ``mini_batches`` optimiser steps."""
+    prompts_per_step: int = Field(64, ge=1)
+    targets: Literal["last", "any"] = "any"
+    """What of a training sequence is asked for: its last item, or an item drawn anew each epoch."""
+    epochs: int = Field(1, ge=1)
+    """Passes over a rollout."""
+    mini_batches: int = Field(1, ge=1)
+    """Optimiser steps of one pass over a rollout."""
+    rollout: Choice = Choice(kind="beam")
+    rewards: list[Choice] = Field(default_factory=lambda: [Choice(kind="hit")], min_length=1)
+    signal: Choice = Choice(kind="group_zscore")
+    objective: Choice = Choice(kind="grpo")
+    lr: float = Field(1e-5, gt=0)
+    lr_final: float = Field(0.0, ge=0)
+    warmup_steps: int = Field(10, ge=0)
+    weight_decay: float = Field(0.0, ge=0)
+    clip_grad: float = Field(1.0, gt=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    eval_every: int = Field(20, ge=1)
+    """Steps between validations. The start is always validated."""
+    max_ndcg_drop: float = Field(0.02, ge=0)
+    """Relative fall of validation NDCG@10 below the start at which the run stops."""
+    patience: int = Field(5, ge=0)
+    """Validations without a better NDCG@10 before stopping; 0 never stops early."""
+    checkpoint_every: int = Field(0, ge=0)
+    """Steps between checkpoints; 0 is with every validation."""
+    keep: int = Field(2, ge=1)
+
+    @model_validator(mode="after")
+    def _known_task(self) -> Self:
+        _check_tasks({self.task: 1.0})
+        return self
+
+
+class EvalSection(Section):
+    beam_width: int = Field(50, ge=1)
+    k: tuple[int, ...] = (1, 5, 10, 20)
+    bootstrap: int = Field(1000, ge=0)
+    """Resamples behind the 95 % intervals; 0 leaves them out."""
+    valid_examples: int = Field(4000, ge=0)
+    """Examples that the validations during training score, drawn once from the seed; 0 is all."""
+    valid_beam_width: int = Field(20, ge=10)
+    """Beams of these validations; they look at the first 10 items."""
+    cold_fraction: float = Field(0.2, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _wide_enough(self) -> Self:
+        if not self.k or min(self.k) < 1:
+            raise ValueError("k must hold numbers from 1 up")
+        if max(self.k) > self.beam_width:
+            raise ValueError(f"k = {max(self.k)} needs as many beams, and beam_width is {self.beam_width}")
+        return self
+
+
+class RunConfig(Section):
+    """Everything about one run."""
+
+    run: RunSection = RunSection()
+    data: DataSection = DataSection()
+    sid: SidSection = SidSection()
+    model: ModelSection = ModelSection()
+    prompts: PromptSection = PromptSection()
+    backend: BackendSection = BackendSection()
+    sft: SftSection = SftSection()
+    rl: RlSection = RlSection()
+    eval: EvalSection = EvalSection()
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder; its stages lie below."""
+        return self.run.dir / self.run.name
+
+    def to_toml(self) -> str:
+        """The resolved config; reading it back gives an equal one."""
+        return tomli_w.dumps(_without_none(json.loads(self.model_dump_json())))
+
+
+def load(path: Path, overrides: tuple[str, ...] = (), *, recipe: str | None = None) -> RunConfig:
+    """Read, layer and check a config.
+
+    Args:
+        path: the TOML file.
+        overrides: ``section.key=value`` each; the value is TOML, or a bare word.
+        recipe: a recipe's name or path; wins over the file's ``rl.recipe``.
+
+    Raises:
+        ConfigError: names file, key, value, reason and fix.
+    """
+    user = read_toml(path)
+    for text in overrides:
+        _override(user, text)
+    if recipe is not None:
+        user.setdefault("rl", {})["recipe"] = recipe
+    rl = user.get("rl")
+    chosen = rl.get("recipe") if isinstance(rl, dict) else None
+    layered = merge(read_recipe(chosen), user) if isinstance(chosen, str) else user
+    return check(layered, str(path))
+
+
+def check(values: dict[str, Any], source: str) -> RunConfig:
+    """A ``RunConfig`` from nested values, or a ``ConfigError`` in the user's words."""
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        problems = error.errors()
+        first = problems[0]
+        key = ".".join(str(step) for step in first["loc"])
+        fix = "`recrl config schema` lists every key with its bounds"
+        if first["type"] == "extra_forbidden":
+            fix = nearest(str(first["loc"][-1]), _known_keys(first["loc"][:-1]))
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        shown = repr(first["input"])
+        shown = shown if len(shown) <= 80 else shown[:77] + "..."
+        reason = "there is no such key" if first["type"] == "extra_forbidden" else first["msg"]
+        raise ConfigError(f"{source}: {key or 'the file'} = {shown}{more}", why=reason, fix=fix) from None
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The values of a TOML file, unchecked."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"no config at {path}", fix="`recrl config example` prints one") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path} is a folder", fix="name the TOML file in it") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML", why=str(error), fix="mend that line") from None
+
+
+def read_recipe(name: str) -> dict[str, Any]:
+    """The values of a recipe: the part of a config that names a method."""
+    path = Path(name) if name.endswith(".toml") else RECIPES / f"{name}.toml"
+    if not path.is_file():
+        known = [file.stem for file in RECIPES.glob("*.toml")]
+        raise ConfigError(f"rl.recipe = {name!r}", why="there is no such recipe", fix=nearest(name, known))
+    values = read_toml(path)
+    values.pop("about", None)
+    return values
+
+
+def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """``above`` on ``below``, table by table. A part of another ``kind`` replaces the whole part."""
+    if "kind" in above and "kind" in below and above["kind"] != below["kind"]:
+        return above
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, dict) and isinstance(below.get(key), dict)
+        merged[key] = merge(below[key], value) if both else value
+    return merged
+
+
+def _override(values: dict[str, Any], text: str) -> None:
+    key, separator, written = text.partition("=")
+    steps = key.strip().split(".")
+    if not separator or len(steps) < 2 or not all(steps):
+        raise ConfigError(f"--set {text}", why="it is not section.key=value", fix="for example --set sft.lr=0.001")
+    try:
+        value = tomllib.loads(f"value = {written}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = written.strip()
+    for step in steps[:-1]:
+        inner = values.setdefault(step, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(
+                f"--set {text}", why=f"{step} is a value, not a section", fix="`recrl config schema` lists the keys"
+            )
+        values = inner
+    values[steps[-1]] = value
+
+
+def _known_keys(location: tuple[int | str, ...]) -> list[str]:
+    model: Any = RunConfig
+    for step in location:  # sections only: a part takes any key here
+        model = model.model_fields[str(step)].annotation
+    return list(model.model_fields)
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_none(inner) for key, inner in value.items() if inner is not None}
+    return value

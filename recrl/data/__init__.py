@@ -1,0 +1,1 @@
+"""Logs -> users' sequences -> splits -> prompts."""

@@ -1,0 +1,189 @@
+"""Examples -> token ids: one template for SFT, RL and evaluation (METHODS C-2).
+
+Text names an item as ``<|item:INDEX|>``; the writer puts the item's SID tokens in its place. Plain histories take a
+path without text, vectorised over the whole data set.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
+
+from recrl.data.dataset import Catalog, Examples
+from recrl.data.ragged import Ragged
+from recrl.errors import UserError
+from recrl.sids.codes import SidIndex
+from recrl.sids.tokens import sid_token_ids
+
+ITEM_MARK = re.compile(r"<\|item:(\d+)\|>")
+
+
+@dataclass(frozen=True)
+class Template:
+    """How prompts read.
+
+    Attributes:
+        texts: task -> text around ``{history}`` (SIDs or titles, by task), ``{sid}``, ``{title}`` or ``{description}``.
+        separator: between the items of a history.
+        end: whether a response closes with the tokenizer's end token. A SID needs none: no SID is a prefix of another.
+    """
+
+    texts: dict[str, str]
+    separator: str
+    end: bool
+
+
+TEMPLATES = {
+    "plain": Template(
+        texts={
+            "next": "{history}",
+            "sid_to_title": "{sid} title:",
+            "title_to_sid": "item: {title} sid:",
+            "titles_to_sid": "history: {titles} next:",
+            "sids_to_title": "{history} next title:",
+            "description_to_sid": "description: {description} sid:",
+        },
+        separator="",
+        end=False,
+    ),
+    "instruct": Template(
+        texts={
+            "next": "### Input:\nThe user took these items, oldest first: {history}\n### Next item:\n",
+            "sid_to_title": "### Input:\nWhat is the title of item {sid}?\n### Title:\n",
+            "title_to_sid": "### Input:\nWhich item has the title {title}?\n### Item:\n",
+            "titles_to_sid": "### Input:\nThe user took these items, oldest first: {titles}\n### Next item:\n",
+            "sids_to_title": "### Input:\nThe user took these items, oldest first: {history}\n### Title of the next:\n",
+            "description_to_sid": "### Input:\nWhich item is described so: {description}\n### Item:\n",
+        },
+        separator=", ",
+        end=True,
+    ),
+}
+
+TITLE_RESPONSES = frozenset({"sid_to_title", "sids_to_title"})
+ITEM_TASKS = frozenset({"sid_to_title", "title_to_sid", "description_to_sid"})
+"""Tasks about one item; the others are about a history."""
+
+
+def item_mark(item: int) -> str:
+    """How text names an item."""
+    return f"<|item:{item}|>"
+
+
+@dataclass(frozen=True)
+class PromptWriter:
+    """Turns examples of one catalogue into token ids of one tokenizer."""
+
+    tokenizer: PreTrainedTokenizerBase
+    index: SidIndex
+    catalog: Catalog
+    template: Template
+    history_limit: int
+    sid_ids: Ragged  # [items] token ids of every item's SID
+
+    @classmethod
+    def make(
+        cls, tokenizer: PreTrainedTokenizerBase, index: SidIndex, catalog: Catalog, template: str, history_limit: int
+    ) -> PromptWriter:
+        return cls(tokenizer, index, catalog, TEMPLATES[template], history_limit, sid_token_ids(tokenizer, index))
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether a history's tokens are its SIDs and nothing else."""
+        return self.template.texts["next"] == "{history}"
+
+    @property
+    def bos(self) -> list[int]:
+        return [] if self.tokenizer.bos_token_id is None else [int(self.tokenizer.bos_token_id)]
+
+    def responses(self) -> Ragged:
+        """[items] legal responses: SID tokens, and the end token where the template wants one."""
+        if not self.template.end:
+            return self.sid_ids
+        return append(self.sid_ids, int(self.tokenizer.eos_token_id))
+
+    def histories(self, items: Ragged) -> Ragged:
+        """Token ids of ``[bos]`` and the SIDs of every row's items, without a limit."""
+        rows = self.sid_ids.select(items.values.astype(np.int64))
+        offsets = rows.offsets[items.offsets]
+        return prepend(Ragged(rows.values, offsets), self.bos)
+
+    def prompts(self, examples: Examples) -> Ragged:
+        """Token ids of every example's prompt, its history cut to the limit."""
+        history = examples.history.tail(self.history_limit)
+        if self.is_plain and not any(examples.prompts) and set(examples.tasks) <= {"next"}:
+            return self.histories(history)
+        texts = [
+            text or self.text(task, items, target)
+            for text, task, items, target in zip(
+                examples.prompts, examples.tasks, history, examples.targets, strict=True
+            )
+        ]
+        return self.encode(texts)
+
+    def text(self, task: str, history: NDArray[np.int32], target: NDArray[np.int32]) -> str:
+        """The prompt of one example, items as marks."""
+        item = int(target[0])
+        writers: dict[str, Callable[[], str]] = {
+            "history": lambda: self.template.separator.join(item_mark(int(entry)) for entry in history),
+            "titles": lambda: "; ".join(self.catalog.titles[int(entry)] for entry in history),
+            "sid": lambda: item_mark(item),
+            "title": lambda: self.catalog.titles[item],
+            "description": lambda: self.catalog.descriptions[item] or self.catalog.titles[item],
+        }
+        pattern = self.template.texts[task]
+        # Only the fields that the template names are written: a title must not leak into a prompt that asks for it.
+        return pattern.format(**{name: write() for name, write in writers.items() if f"{{{name}}}" in pattern})
+
+    def encode(self, texts: Sequence[str]) -> Ragged:
+        """Token ids of texts with item marks, ``[bos]`` first where the tokenizer has one.
+
+        Raises:
+            UserError: a text holds words and the tokenizer knows none.
+        """
+        if not texts:
+            return Ragged.from_lists([])
+        if self.tokenizer.vocab_size <= 4:
+            raise UserError(
+                "the prompts hold text",
+                why="the model's tokenizer knows SIDs alone",
+                fix="set model.text_vocab_size (4000, say), or use prompts.template = 'plain' and the task 'next'",
+            )
+        named = [ITEM_MARK.sub(lambda mark: "".join(self.index.tokens(int(mark[1]))), text) for text in texts]
+        encoded = self.tokenizer(named, add_special_tokens=False)["input_ids"]
+        return prepend(Ragged.from_lists(encoded), self.bos)
+
+    def titles(self, items: NDArray[np.int64]) -> Ragged:
+        """Token ids of titles, closed by the end token."""
+        encoded = self.encode([self.catalog.titles[item] for item in items])
+        bare = encoded.cut(np.full(len(encoded), len(self.bos)), encoded.lengths)
+        return append(bare, int(self.tokenizer.eos_token_id))
+
+
+def prepend(rows: Ragged, tokens: list[int]) -> Ragged:
+    """Every row with ``tokens`` before it."""
+    return concatenate(_repeated(tokens, len(rows)), rows)
+
+
+def append(rows: Ragged, token: int) -> Ragged:
+    """Every row with ``token`` behind it."""
+    return concatenate(rows, _repeated([token], len(rows)))
+
+
+def concatenate(left: Ragged, right: Ragged) -> Ragged:
+    """Row by row."""
+    offsets = left.offsets + right.offsets
+    values = np.empty(offsets[-1], np.int32)
+    for part, shift in ((left, np.zeros(len(left), np.int64)), (right, left.lengths)):
+        begins = offsets[:-1] + shift
+        values[np.repeat(begins - part.offsets[:-1], part.lengths) + np.arange(len(part.values))] = part.values
+    return Ragged(values, offsets)
+
+
+def _repeated(tokens: list[int], rows: int) -> Ragged:
+    return Ragged(np.tile(np.asarray(tokens, np.int32), rows), np.arange(rows + 1, dtype=np.int64) * len(tokens))

@@ -1,0 +1,91 @@
+"""Examples -> ranked items, by constrained beam search: what validation, evaluation and recommendation share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from recrl.backends.policy import Policy
+from recrl.data.ragged import Ragged
+from recrl.groups import PromptBatch, Targets
+from recrl.rollout.beam import beam_search
+from recrl.sids.trie import Trie
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """What a policy recommends.
+
+    Attributes:
+        items: [U, K] item indices, best first, -1 where there are fewer legal ones.
+        scores: [U, K] natural log-probabilities, -inf there.
+    """
+
+    items: NDArray[np.int64]
+    scores: NDArray[np.float32]
+
+
+def prompt_batch(ids: Ragged, targets: Targets, rows: NDArray[np.int64], device: torch.device) -> PromptBatch:
+    """Some rows of a prompt table as a padded batch."""
+    chosen = ids.select(rows)
+    lengths = chosen.lengths
+    width = int(lengths.max())
+    padded = np.zeros((len(rows), width), np.int64)
+    padded[np.arange(width) < lengths[:, None]] = chosen.values
+    return PromptBatch(
+        torch.from_numpy(padded).to(device),
+        torch.from_numpy(lengths).to(device),
+        Targets(targets.items[rows].to(device), targets.codes[rows].to(device)),
+    )
+
+
+def padded_targets(targets: Ragged, codes: Tensor) -> Targets:
+    """[B, S] items and [B, S, L] codes, padded with -1."""
+    lengths = targets.lengths
+    width = max(1, int(lengths.max(initial=0)))
+    items = np.full((len(targets), width), -1, np.int64)
+    items[np.arange(width) < lengths[:, None]] = targets.values
+    named = torch.from_numpy(items)
+    return Targets(named, torch.where((named >= 0).unsqueeze(-1), codes[named.clamp(min=0)], -1))
+
+
+def length_batches(ids: Ragged, token_budget: int, width: int) -> list[NDArray[np.int64]]:
+    """Rows of like length together; a batch holds at most ``token_budget`` prompt and beam tokens, as padded."""
+    lengths = ids.lengths
+    order = np.argsort(lengths, kind="stable")
+    batches, begin = [], 0
+    for place in range(1, len(order) + 1):
+        full = place == len(order) or (lengths[order[place]] + width) * (place - begin + 1) > token_budget
+        if full:
+            batches.append(order[begin:place])
+            begin = place
+    return batches
+
+
+@torch.no_grad()
+def rank(policy: Policy, trie: Trie, prompts: Ragged, width: int, k: int) -> Ranking:
+    """The first ``k`` of ``width`` beams for every prompt, in the prompts' order.
+
+    Args:
+        policy: its model is in evaluation mode.
+        trie: of item responses.
+        prompts: token ids.
+        width: beams, at least ``k``.
+        k: items kept.
+    """
+    if width < k:
+        raise ValueError(f"{k} items need as many beams, not {width}")
+    items = np.full((len(prompts), k), -1, np.int64)
+    scores = np.full((len(prompts), k), -np.inf, np.float32)
+    nothing = Targets(torch.zeros(len(prompts), 1, dtype=torch.long), torch.zeros(len(prompts), 1, 1, dtype=torch.long))
+    for rows in length_batches(prompts, policy.token_budget, width):
+        found = beam_search(policy, trie, prompt_batch(prompts, nothing, rows, policy.device), width)
+        kept = min(k, found.items.shape[1])
+        items[rows, :kept] = found.items[:, :kept].cpu().numpy()
+        score = torch.where(found.exists, found.score, float("-inf"))
+        scores[rows, :kept] = score[:, :kept].cpu().numpy()
+    return Ranking(items, scores)

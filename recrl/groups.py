@@ -1,0 +1,191 @@
+"""The tensors of one reinforcement-learning step, from prompts to packed active rows.
+
+Letters: B prompts, G responses a prompt (its group), R tokens a response, P tokens a prompt, L SID levels, S targets a
+prompt, M rewards, N active rows. Everything is padded on the right; item indices and codes are padded with -1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What would be right.
+
+    Attributes:
+        items: [B, S] item indices.
+        codes: [B, S, L] SID codes of these items.
+    """
+
+    items: Tensor
+    codes: Tensor
+
+
+@dataclass(frozen=True)
+class PromptBatch:
+    """Prompts of one step.
+
+    Attributes:
+        ids: [B, P] token ids.
+        length: [B].
+        targets: of every prompt.
+    """
+
+    ids: Tensor
+    length: Tensor
+    targets: Targets
+
+    def __len__(self) -> int:
+        return len(self.length)
+
+    def select(self, rows: Tensor) -> PromptBatch:
+        """Some prompts, cut to the longest of them."""
+        length = self.length[rows]
+        width = int(length.max()) if len(length) else 0
+        targets = Targets(self.targets.items[rows], self.targets.codes[rows])
+        return PromptBatch(self.ids[rows, :width], length, targets)
+
+
+@dataclass(frozen=True)
+class RolloutGroups:
+    """G legal responses to every prompt, best first where the rollout ranks them.
+
+    Attributes:
+        tokens: [B, G, R] token ids.
+        mask: [B, G, R] bool, True where the policy chose the token freely (not given, not padding).
+        nodes: [B, G, R] trie node that each token was chosen at.
+        logp: [B, G, R] natural log-probability of each token under the rollout.
+        items: [B, G] item that a response names, -1 where there is none.
+        codes: [B, G, L] its SID codes.
+        exists: [B, G] bool; a prompt with fewer legal responses than G has fewer.
+    """
+
+    prompts: PromptBatch
+    tokens: Tensor
+    mask: Tensor
+    nodes: Tensor
+    logp: Tensor
+    items: Tensor
+    codes: Tensor
+    exists: Tensor
+
+    @property
+    def hits(self) -> Tensor:
+        """[B, G] bool: the response names one of the prompt's targets."""
+        named = (self.items.unsqueeze(-1) == self.prompts.targets.items.unsqueeze(1)).any(-1)
+        return named & self.exists & (self.items >= 0)
+
+
+@dataclass(frozen=True)
+class Signal:
+    """What a signal makes of rewards.
+
+    Attributes:
+        groups: the responses, with repaired ones in place of those that they replace.
+        advantage: [B, G] float32.
+        active: [B, G] bool; only these rows go on.
+        repaired: [B] bool.
+        state: what the signal wants to see again at the next step; it goes into checkpoints.
+    """
+
+    groups: RolloutGroups
+    advantage: Tensor
+    active: Tensor
+    repaired: Tensor
+    state: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PackedGroups:
+    """The active rows and their prompts, and nothing else.
+
+    Attributes:
+        prompts: the prompts that have an active row.
+        prompt_of: [N] prompt of every row, ascending.
+        slot: [N] place of a row among its prompt's rows.
+        tokens, mask, nodes: [N, R], as in ``RolloutGroups``.
+        advantage: [N].
+        logp_old, logp_ref: [N, R], or None where they were not computed.
+    """
+
+    prompts: PromptBatch
+    prompt_of: Tensor
+    slot: Tensor
+    tokens: Tensor
+    mask: Tensor
+    nodes: Tensor
+    advantage: Tensor
+    logp_old: Tensor | None = None
+    logp_ref: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.prompt_of)
+
+    @property
+    def width(self) -> int:
+        """Rows of the largest group."""
+        return int(self.slot.max()) + 1 if len(self) else 0
+
+    @property
+    def effective_tokens(self) -> int:
+        """Tokens that a forward pass computes: every prompt once, every active response once."""
+        return int(self.prompts.length.sum() + self.mask.sum())
+
+    def with_logps(self, old: Tensor | None, ref: Tensor | None) -> PackedGroups:
+        return replace(self, logp_old=old, logp_ref=ref)
+
+    def select(self, prompts: Tensor) -> PackedGroups:
+        """The rows of some prompts, given as ascending prompt numbers."""
+        place = torch.full((len(self.prompts),), -1, device=prompts.device)
+        place[prompts] = torch.arange(len(prompts), device=prompts.device)
+        prompt_of = place[self.prompt_of]
+        rows = (prompt_of >= 0).nonzero().squeeze(1)
+        return PackedGroups(
+            self.prompts.select(prompts),
+            prompt_of[rows],
+            self.slot[rows],
+            self.tokens[rows],
+            self.mask[rows],
+            self.nodes[rows],
+            self.advantage[rows],
+            None if self.logp_old is None else self.logp_old[rows],
+            None if self.logp_ref is None else self.logp_ref[rows],
+        )
+
+    def micro_batches(self, token_budget: int) -> list[PackedGroups]:
+        """Parts of at most ``token_budget`` tokens as padded, a prompt's rows together; at least one prompt each."""
+        parts, begin = [], 0
+        lengths = self.prompts.length.tolist()
+        response = self.width * self.tokens.shape[1]
+        widest = 0
+        for number, length in enumerate(lengths):
+            widest = max(widest, length)
+            if number > begin and (widest + response) * (number - begin + 1) > token_budget:
+                parts.append((begin, number))
+                begin, widest = number, length
+        parts.append((begin, len(lengths)))
+        device = self.prompt_of.device
+        return [self.select(torch.arange(first, last, device=device)) for first, last in parts if last > first]
+
+
+def pack_active(signal: Signal) -> PackedGroups:
+    """Gather the active rows and their prompts (ReCast's physical filtering); inactive rows are gone from here on."""
+    groups = signal.groups
+    prompt, response = signal.active.nonzero(as_tuple=True)
+    kept, prompt_of = torch.unique(prompt, return_inverse=True)
+    first = torch.searchsorted(prompt_of, torch.arange(len(kept), device=prompt.device))
+    slot = torch.arange(len(prompt), device=prompt.device) - first[prompt_of]
+    return PackedGroups(
+        groups.prompts.select(kept),
+        prompt_of,
+        slot,
+        groups.tokens[prompt, response],
+        groups.mask[prompt, response],
+        groups.nodes[prompt, response],
+        signal.advantage[prompt, response],
+    )

@@ -1,0 +1,76 @@
+"""Hugging Face folders: load, grow the vocabulary, save."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from recrl.errors import UserError
+from recrl.models.shared_prefix import ATTENTION
+
+logger = logging.getLogger(__name__)
+NOISE = 0.02
+
+
+def load_folder(path: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A decoder and its tokenizer; weights in float32, no code from the folder is run.
+
+    Raises:
+        UserError: not a folder that transformers can load as a decoder.
+    """
+    if not (path / "config.json").is_file():
+        raise UserError(f"no model at {path}", why="config.json is not there", fix="name a Hugging Face model folder")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"can't load the model at {path}", why=str(error).splitlines()[0], fix="check the folder"
+        ) from None
+    return model, tokenizer
+
+
+def use_layouts(model: PreTrainedModel) -> None:
+    """Turn the model's attention into the one that takes a layout (``shared_prefix``)."""
+    model.set_attn_implementation(ATTENTION)
+    if getattr(model.config, "sliding_window", None) and getattr(model.config, "use_sliding_window", True):
+        raise UserError(
+            "the model uses sliding-window attention",
+            why="responses would lose sight of their prompt",
+            fix="choose another model",
+        )
+
+
+@torch.no_grad()
+def grow_vocabulary(model: PreTrainedModel, size: int, seed: int) -> int:
+    """Give the embedding (and an untied head) at least ``size`` rows; returns how many are new.
+
+    New rows are the mean of the old ones plus noise of a fiftieth of their spread: near enough to be plausible, apart
+    enough to be told from each other.
+    """
+    old = int(model.get_input_embeddings().weight.shape[0])
+    if size <= old:
+        return 0
+    matrices = [model.get_input_embeddings().weight]
+    if not model.config.tie_word_embeddings:
+        matrices.append(model.get_output_embeddings().weight)
+    means = [(matrix.mean(0), matrix.std()) for matrix in matrices]
+    model.resize_token_embeddings(size, mean_resizing=False)
+    grown = [model.get_input_embeddings().weight]
+    if not model.config.tie_word_embeddings:
+        grown.append(model.get_output_embeddings().weight)
+    generator = torch.Generator().manual_seed(seed)
+    for matrix, (mean, spread) in zip(grown, means, strict=True):
+        noise = torch.randn(size - old, matrix.shape[1], generator=generator)
+        matrix[old:] = mean + NOISE * spread * noise.to(matrix)
+    logger.info("vocabulary grown from %d to %d", old, size)
+    return size - old
+
+
+def save_folder(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write what ``AutoModelForCausalLM`` and ``AutoTokenizer`` load."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

@@ -1,0 +1,72 @@
+"""Models from scratch: Qwen3's shape in sizes that a CPU trains, and a tokenizer to go with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedModel, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+from recrl.errors import ConfigError, nearest
+
+BOS, END, PAD, UNKNOWN = "<|bos|>", "<|end|>", "<|pad|>", "<|unk|>"
+
+SHAPES: dict[str, dict[str, int]] = {
+    "tiny": {"hidden_size": 64, "intermediate_size": 192, "num_hidden_layers": 2, "num_attention_heads": 4},
+    "small": {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 3, "num_attention_heads": 4},
+    "base": {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 6, "num_attention_heads": 8},
+}
+
+
+def preset_model(name: str, shape: dict[str, int | float | bool], vocab_size: int, seed: int) -> PreTrainedModel:
+    """A Qwen3 decoder with random weights, tied embeddings, float32.
+
+    Raises:
+        ConfigError: ``shape`` names a key that Qwen3's config does not have, or sizes that do not fit together.
+    """
+    values: dict[str, int | float | bool] = {
+        **SHAPES[name],
+        "max_position_embeddings": 32768,
+        "tie_word_embeddings": True,
+    }
+    values |= shape
+    values.setdefault("num_key_value_heads", values["num_attention_heads"])
+    values.setdefault("head_dim", int(values["hidden_size"]) // int(values["num_attention_heads"]))
+    known = Qwen3Config().to_dict()
+    for key in shape:
+        if key not in known:
+            raise ConfigError(f"model.shape.{key}", why="Qwen3's config has no such key", fix=nearest(key, known))
+    if values["num_attention_heads"] % values["num_key_value_heads"]:
+        raise ConfigError(
+            "model.shape", why="num_attention_heads must be a multiple of num_key_value_heads", fix="change one"
+        )
+    config = Qwen3Config(vocab_size=vocab_size, pad_token_id=2, eos_token_id=1, bos_token_id=0, **values)
+    torch.manual_seed(seed)
+    model = Qwen3ForCausalLM(config)
+    model.generation_config.update(bos_token_id=0, eos_token_id=1, pad_token_id=2)
+    return model
+
+
+def preset_tokenizer(texts: Iterable[str], text_vocab_size: int) -> PreTrainedTokenizerFast:
+    """Four marks and, where ``text_vocab_size`` > 0, a byte-level BPE of that size trained on ``texts``."""
+    marks = [BOS, END, PAD, UNKNOWN]
+    if text_vocab_size > 0:
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+        trainer = trainers.BpeTrainer(
+            vocab_size=max(text_vocab_size, len(alphabet)) + len(marks),
+            special_tokens=marks,
+            initial_alphabet=sorted(alphabet),
+            show_progress=False,
+        )
+        tokenizer.train_from_iterator(texts, trainer)
+    else:
+        tokenizer = Tokenizer(models.WordLevel({mark: number for number, mark in enumerate(marks)}, unk_token=UNKNOWN))
+        tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+        tokenizer.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=BOS, eos_token=END, pad_token=PAD, unk_token=UNKNOWN
+    )

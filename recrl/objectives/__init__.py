@@ -1,0 +1,5 @@
+"""Losses on the log-probabilities of response tokens, one function a file. ``OBJECTIVES`` names them."""
+
+OBJECTIVES = {
+    "grpo": "recrl.objectives.grpo:GRPO",
+}

@@ -1,0 +1,17 @@
+"""1 where the response names a target, else 0 (OpenOneRec's RL baseline, METHODS E-1; SINGER's R_acc, METHODS C-6)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from recrl.components import Part
+from recrl.groups import RolloutGroups
+from recrl.rewards.options import RewardOptions
+
+
+def hit(groups: RolloutGroups, options: RewardOptions) -> Tensor:  # noqa: ARG001
+    """[B, G] float32, by item and not by SID text."""
+    return groups.hits.float()
+
+
+HIT = Part(RewardOptions, hit, source="METHODS E-1")

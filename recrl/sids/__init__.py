@@ -1,0 +1,1 @@
+"""Item text and interactions -> embedding -> codes -> tokens -> trie."""

@@ -1,0 +1,1 @@
+"""SFT and RL: loops, optimiser, checkpoints, meters."""

@@ -1,0 +1,140 @@
+"""Checkpoints that are whole or not there.
+
+A checkpoint is written beside, fsynced, hashed into ``MANIFEST.json``, then renamed; a reader that finds a bad hash
+says so and takes the one before. No pickle: safetensors and JSON.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from recrl.atomic import new_folder
+from recrl.errors import RunError, UserError
+
+logger = logging.getLogger(__name__)
+MANIFEST = "MANIFEST.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One checkpoint on disk, its hashes checked."""
+
+    path: Path
+    state: dict[str, Any]
+
+    @property
+    def model(self) -> Path:
+        """The Hugging Face folder."""
+        return self.path / "model"
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What the trainer needs to go on: weights, average, optimiser."""
+        tensors: dict[str, Tensor] = load_file(self.path / "trainer.safetensors")
+        return tensors
+
+
+def write(
+    folder: Path, step: int, save_model: Callable[[Path], None], tensors: dict[str, Tensor], state: dict[str, Any]
+) -> Path:
+    """Write ``folder/step-000100`` and point ``folder/../latest`` at it."""
+    target = folder / f"step-{step:06d}"
+    with new_folder(target, overwrite=True) as beside:
+        save_model(beside / "model")
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, beside / "trainer.safetensors")
+        (beside / "state.json").write_text(json.dumps(state, indent=2) + "\n")
+        hashes = {str(path.relative_to(beside)): _hash(path) for path in sorted(beside.rglob("*")) if path.is_file()}
+        (beside / MANIFEST).write_text(json.dumps(hashes, indent=2) + "\n")
+    _point(folder.parent / "latest", target)
+    return target
+
+
+def read(path: Path) -> Checkpoint:
+    """Open one checkpoint and check it against its manifest.
+
+    Raises:
+        RunError: a file is missing or differs from what was written.
+    """
+    fix = "use another checkpoint"
+    try:
+        hashes = json.loads((path / MANIFEST).read_text())
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} is not a whole checkpoint", why=f"{MANIFEST}: {error}", fix=fix) from None
+    for name, expected in hashes.items():
+        file = path / name
+        if not file.is_file() or _hash(file) != expected:
+            raise RunError(f"{path} is damaged", why=f"{name} is not what was written", fix=fix)
+    return Checkpoint(path, json.loads((path / "state.json").read_text()))
+
+
+def steps(folder: Path) -> list[Path]:
+    """Checkpoints of a stage, oldest first; none where the folder is not there."""
+    return sorted(folder.glob("step-*"))
+
+
+def newest(folder: Path) -> Checkpoint | None:
+    """The newest checkpoint that is whole; damaged ones are named in the log and passed over."""
+    for path in reversed(steps(folder)):
+        try:
+            return read(path)
+        except RunError as error:
+            logger.warning("%s; taking the one before", str(error).replace("\n", ";"))
+    return None
+
+
+def best(stage: Path) -> Checkpoint:
+    """The checkpoint of a stage that validated best; the newest whole one where that is gone.
+
+    Raises:
+        UserError: the stage has none.
+    """
+    found = newest(stage / "checkpoints")
+    if found is None:
+        raise UserError(
+            f"no checkpoint below {stage}", why="the stage has not run, or not far enough", fix="run it first"
+        )
+    path = stage / "checkpoints" / f"step-{found.state['progress']['best_step']:06d}"
+    return read(path) if path.is_dir() else found
+
+
+def model_tensors(model: nn.Module, prefix: str) -> dict[str, Tensor]:
+    """The weights under names that start with ``prefix``; tied ones once."""
+    return {f"{prefix}.{name}": value.detach() for name, value in model.named_parameters()}
+
+
+@torch.no_grad()
+def load_into(model: nn.Module, tensors: dict[str, Tensor], prefix: str) -> None:
+    """Put back what ``model_tensors`` gave."""
+    for name, parameter in model.named_parameters():
+        parameter.copy_(tensors[f"{prefix}.{name}"])
+
+
+def prune(folder: Path, keep: int, best: int) -> None:
+    """Leave the ``keep`` newest and the best."""
+    every = steps(folder)
+    for path in every[:-keep]:
+        if path.name != f"step-{best:06d}":
+            shutil.rmtree(path)
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _point(link: Path, target: Path) -> None:
+    beside = link.with_name(f".{link.name}.tmp")
+    beside.unlink(missing_ok=True)
+    beside.symlink_to(os.path.relpath(target, link.parent))
+    beside.replace(link)

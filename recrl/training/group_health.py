@@ -1,0 +1,41 @@
+"""What a step's groups look like before anything is filtered."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from recrl.groups import RolloutGroups, Signal
+
+
+def group_health(groups: RolloutGroups, signal: Signal, rewards: Tensor, weights: Tensor) -> dict[str, float]:
+    """Metrics of the rollout, the rewards and the signal.
+
+    Args:
+        groups: as rolled out, before repair.
+        signal: what became of them.
+        rewards: [B, G, M].
+        weights: [M].
+    """
+    exists = groups.exists
+    count = exists.sum().clamp(min=1)
+    hits = groups.hits.sum(1)
+    total = torch.where(exists, (rewards * weights).sum(-1), 0.0)
+    items = torch.where(exists, groups.items, -1).sort(1).values
+    fresh = torch.ones_like(items, dtype=torch.bool)
+    fresh[:, 1:] = items[:, 1:] != items[:, :-1]
+    distinct = (fresh & (items >= 0)).sum()
+    values = {
+        "reward/mean": total.sum() / count,
+        "reward/hit_ratio": (hits > 0).float().mean(),
+        "rollout/valid_ratio": (groups.items[exists] >= 0).float().mean(),
+        "rollout/distinct_ratio": distinct / count,
+        "rollout/responses": count,
+        "signal/all_zero_ratio": (hits == 0).float().mean(),
+        "signal/single_hit_ratio": (hits == 1).float().mean(),
+        "signal/trainable_ratio": signal.active.any(1).float().mean(),
+        "signal/repaired_ratio": signal.repaired.float().mean(),
+        "signal/active_rows": signal.active.sum(),
+    }
+    names, stacked = list(values), torch.stack([value.float() for value in values.values()])
+    return dict(zip(names, stacked.tolist(), strict=True))

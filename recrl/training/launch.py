@@ -1,0 +1,51 @@
+"""Start a stage, or go on with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from recrl.config import RunConfig
+from recrl.training import checkpoint
+from recrl.training.run_folder import StageFolder
+from recrl.training.setup import World
+
+Report = Callable[[int, int, dict[str, float]], None]
+"""Called after every step with the step, the number of steps, and its metrics."""
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a run stands: steps done, and in SFT the epoch and the batch within it."""
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    elapsed_s: float = 0.0
+
+
+class Stage(Protocol):
+    """SFT or RL in memory."""
+
+    config: RunConfig
+    folder: StageFolder
+    world: World
+    at: Position
+
+    def restore(self, found: checkpoint.Checkpoint) -> None: ...
+
+    def run(self, report: Report) -> dict[str, Any]: ...
+
+
+def launch(stage: Stage, report: Report, *, overwrite: bool, resume: bool) -> dict[str, Any]:
+    """Run a stage from its start, or from the newest whole checkpoint; returns what ``status.json`` says."""
+    folder = stage.folder
+    if not (resume and folder.path.exists()):
+        folder.start(stage.config, str(stage.world.device), overwrite=overwrite)
+        return stage.run(report)
+    found = checkpoint.newest(folder.checkpoints)
+    if found is not None:
+        stage.restore(found)
+    folder.resume(stage.config, stage.at.step if found is not None else -1, stage.at.elapsed_s)
+    return stage.run(report)

@@ -1,0 +1,65 @@
+"""What a recipe composes: the parts of an RL step, by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from recrl.components import Options, Part, resolve
+from recrl.config import RlSection
+from recrl.groups import RolloutGroups
+from recrl.objectives import OBJECTIVES
+from recrl.objectives.base import Objective, ObjectiveOptions
+from recrl.rewards import REWARDS
+from recrl.rewards.options import RewardOptions
+from recrl.rollout import ROLLOUTS
+from recrl.rollout.base import RolloutOptions
+from recrl.signals import SIGNALS
+
+
+@dataclass(frozen=True)
+class Method:
+    """What a recipe composes."""
+
+    rollout: Part
+    rollout_options: RolloutOptions
+    rewards: tuple[tuple[Part, RewardOptions], ...]
+    signal: Part
+    signal_options: Options
+    objective: Objective
+    objective_options: ObjectiveOptions
+
+    @classmethod
+    def make(cls, chosen: RlSection) -> Method:
+        """Look the parts up and check their options.
+
+        Raises:
+            ConfigError: an unknown kind or option.
+        """
+        rollout, rollout_options = resolve(ROLLOUTS, chosen.rollout, where="rl.rollout")
+        rewards = tuple(
+            cast("tuple[Part, RewardOptions]", resolve(REWARDS, reward, where=f"rl.rewards.{place}"))
+            for place, reward in enumerate(chosen.rewards)
+        )
+        signal, signal_options = resolve(SIGNALS, chosen.signal, where="rl.signal")
+        objective, objective_options = resolve(OBJECTIVES, chosen.objective, where="rl.objective")
+        return cls(
+            rollout,
+            cast("RolloutOptions", rollout_options),
+            rewards,
+            signal,
+            signal_options,
+            cast("Objective", objective),
+            cast("ObjectiveOptions", objective_options),
+        )
+
+    def reward(self, groups: RolloutGroups) -> Tensor:
+        """[B, G, M], one column a reward."""
+        return torch.stack([part.run(groups, options) for part, options in self.rewards], -1)
+
+    @property
+    def weights(self) -> list[float]:
+        return [options.weight for _, options in self.rewards]

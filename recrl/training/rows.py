@@ -1,0 +1,243 @@
+"""Training rows of SFT: token ids, and from which token on the model is scored.
+
+A plain history is one row in which every position is a target; a prompt with a response is a row in which the response
+is. Nothing is computed twice: no prompt is copied per target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from recrl.config import SftSection
+from recrl.data.dataset import Dataset, Examples, Sequences
+from recrl.data.prompts import ITEM_TASKS, TITLE_RESPONSES, PromptWriter, concatenate, prepend
+from recrl.data.ragged import Ragged
+from recrl.errors import UserError
+from recrl.seeding import generator
+from recrl.sids.trie import Trie
+from recrl.training.augment import augment
+
+POOL_BATCHES = 32
+"""Batches whose rows are sorted by length together: padding stays small, and batches stay random."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of one epoch.
+
+    Attributes:
+        ids: token ids.
+        nodes: trie node that each token was chosen at, -1 for text and for ``[bos]``.
+        first_scored: [rows] place of the first token that is a target; all behind it are.
+    """
+
+    ids: Ragged
+    nodes: Ragged
+    first_scored: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def select(self, rows: NDArray[np.int64]) -> Rows:
+        return Rows(self.ids.select(rows), self.nodes.select(rows), self.first_scored[rows])
+
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """[N, S] ids, [N, S] nodes and [N, S] bool scored, padded on the right."""
+        lengths = self.ids.lengths
+        width = int(lengths.max())
+        place = np.arange(width)
+        real = place < lengths[:, None]
+        ids = np.zeros(real.shape, np.int64)
+        nodes = np.full(real.shape, -1, np.int64)
+        ids[real], nodes[real] = self.ids.values, self.nodes.values
+        scored = real & (place >= self.first_scored[:, None])
+        return torch.from_numpy(ids), torch.from_numpy(nodes), torch.from_numpy(scored)
+
+
+@dataclass(frozen=True)
+class RowMaker:
+    """Writes the rows of any epoch of one run; epoch ``e`` is the same whenever it is asked for."""
+
+    dataset: Dataset
+    writer: PromptWriter
+    item_nodes: Ragged  # [items] trie nodes at which the tokens of an item's response are chosen
+    responses: Ragged  # [items] token ids of an item's response
+    options: SftSection
+    seed: int
+
+    @classmethod
+    def make(cls, dataset: Dataset, writer: PromptWriter, trie: Trie, options: SftSection, seed: int) -> RowMaker:
+        """Check that the data can serve the tasks.
+
+        Raises:
+            UserError: there is nothing to train on.
+        """
+        responses = writer.responses()
+        if not len(dataset.train) and not len(dataset.train_examples):
+            raise UserError(
+                f"the data set {dataset.meta.get('source', '')} has no training rows",
+                why="its source came without a train split",
+                fix="prepare it again with the train files beside valid and test",
+            )
+        return cls(dataset, writer, nodes_of(trie, responses), responses, options, seed)
+
+    def epoch(self, number: int) -> Rows:
+        """All rows of an epoch, every task as often as its weight says."""
+        parts = [
+            rows
+            for task, weight in sorted(self.options.tasks.items())
+            for copy in range(int(np.ceil(weight)))
+            if (rows := self._task(task, min(1.0, weight - copy), number, copy)) is not None
+        ]
+        if not parts:
+            raise UserError(
+                "sft.tasks gives no rows", why="every weight is 0 or the data lacks them", fix="raise a weight"
+            )
+        return _stack(parts)
+
+    def batches(self, number: int, rows: Rows) -> list[NDArray[np.int64]]:
+        """Row numbers of every batch of an epoch."""
+        size = self.options.batch_size
+        rng = generator(self.seed, "batches", number)
+        order = rng.permutation(len(rows))
+        lengths = rows.ids.lengths
+        pools = [order[begin : begin + POOL_BATCHES * size] for begin in range(0, len(order), POOL_BATCHES * size)]
+        batches = [
+            pool[begin : begin + size]
+            for pool in (pool[np.argsort(lengths[pool], kind="stable")] for pool in pools)
+            for begin in range(0, len(pool), size)
+        ]
+        return [batches[place] for place in rng.permutation(len(batches))]
+
+    def _task(self, task: str, share: float, epoch: int, copy: int) -> Rows | None:
+        rng = generator(self.seed, "rows", task, epoch, copy)
+        if task == "recif":
+            return self._examples(self.dataset.train_examples, share, rng)
+        if task == "next" and self.writer.is_plain:
+            return self._sequences(_part(self.dataset.train, share, rng), rng)
+        if task in ITEM_TASKS:
+            return self._examples(item_examples(len(self.dataset.catalog), task), share, rng)
+        return self._examples(next_examples(self.dataset.train, task, rng), share, rng)
+
+    def _sequences(self, sequences: Sequences, rng: np.random.Generator) -> Rows | None:
+        rows = windows(augment(sequences, self.options.augment, rng), self.writer.history_limit)
+        if not len(rows):
+            return None
+        ids = self.writer.histories(rows.items)
+        nodes = self.item_nodes.select(rows.items.values.astype(np.int64))
+        nodes = Ragged(nodes.values, nodes.offsets[rows.items.offsets])
+        nodes = prepend(nodes, [-1] * len(self.writer.bos))
+        tokens = np.append(0, np.cumsum(self.writer.sid_ids.lengths[rows.items.values]))
+        before = tokens[rows.items.offsets[:-1] + rows.first_target] - tokens[rows.items.offsets[:-1]]
+        return Rows(ids, nodes, before + len(self.writer.bos))
+
+    def _examples(self, examples: Examples, share: float, rng: np.random.Generator) -> Rows | None:
+        chosen = rng.permutation(len(examples))[: round(share * len(examples))]
+        if not len(chosen):
+            return None
+        examples = examples.select(np.sort(chosen))
+        prompts = self.writer.prompts(examples)
+        targets = _one_target(examples.targets, rng)
+        titled = np.array([task in TITLE_RESPONSES for task in examples.tasks])
+        if titled.all():
+            responses = self.writer.titles(targets)
+            nodes = Ragged(np.full_like(responses.values, -1), responses.offsets)
+        else:
+            assert not titled.any(), "one task at a time"
+            responses, nodes = self.responses.select(targets), self.item_nodes.select(targets)
+        blank = Ragged(np.full_like(prompts.values, -1), prompts.offsets)
+        return Rows(concatenate(prompts, responses), concatenate(blank, nodes), prompts.lengths)
+
+
+def nodes_of(trie: Trie, responses: Ragged) -> Ragged:
+    """For every token of every response the trie node that it is chosen at."""
+    lengths = responses.lengths
+    place = np.arange(int(lengths.max()))
+    real = place < lengths[:, None]
+    padded = np.zeros(real.shape, np.int64)
+    padded[real] = responses.values
+    tokens = torch.from_numpy(padded)
+    node = torch.zeros(len(responses), dtype=torch.long)
+    nodes = np.full(real.shape, -1, np.int32)
+    for position in range(real.shape[1]):
+        nodes[:, position] = node.numpy()
+        alive = torch.from_numpy(real[:, position])
+        node = torch.where(alive, trie.step(node, tokens[:, position]), node)
+    return Ragged(nodes[real], responses.offsets)
+
+
+def windows(sequences: Sequences, limit: int) -> Sequences:
+    """Cut rows longer than ``limit + 1`` items into windows that overlap by half, every target scored once."""
+    lengths = sequences.items.lengths
+    stride = max(1, limit // 2)
+    over = np.maximum(lengths - (limit + 1), 0)
+    count = 1 + -(-over // stride)
+    row = np.repeat(np.arange(len(lengths)), count)
+    number = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
+    stop = np.minimum(limit + 1 + number * stride, lengths[row])
+    start = np.maximum(stop - (limit + 1), 0)
+    scored_before = np.where(number > 0, limit + 1 + (number - 1) * stride, sequences.first_target[row])
+    first = np.maximum(scored_before - start, np.maximum(sequences.first_target[row] - start, 1))
+    keep = first < stop - start
+    row, start, stop, first = row[keep], start[keep], stop[keep], first[keep]
+    items = sequences.items.select(row).cut(start, stop)
+    return Sequences(sequences.users[row], items, first.astype(np.int32))
+
+
+def next_examples(sequences: Sequences, task: str, rng: np.random.Generator) -> Examples:
+    """One target of every training sequence, drawn among those that it may ask for, with the items before it."""
+    lengths = sequences.items.lengths
+    usable = np.flatnonzero(lengths > sequences.first_target)
+    first, length = sequences.first_target[usable].astype(np.int64), lengths[usable]
+    place = first + (rng.random(len(usable)) * (length - first)).astype(np.int64)
+    items = sequences.items.select(usable)
+    examples = Examples.plain(
+        sequences.users[usable],
+        items.cut(np.zeros_like(place), place),
+        items.cut(place, place + 1),
+    )
+    return Examples(
+        examples.users, examples.history, examples.targets, [task] * len(usable), examples.prompts, examples.labels
+    )
+
+
+def item_examples(items: int, task: str) -> Examples:
+    """One example an item, for the tasks that translate between an item's SID and its text."""
+    targets = Ragged(np.arange(items, dtype=np.int32), np.arange(items + 1, dtype=np.int64))
+    none = Ragged(np.zeros(0, np.int32), np.zeros(items + 1, np.int64))
+    users = np.full(items, -1, np.int32)
+    return Examples(users, none, targets, [task] * items, [""] * items, np.full(items, -1, np.int8))
+
+
+def _part(sequences: Sequences, share: float, rng: np.random.Generator) -> Sequences:
+    if share >= 1:
+        return sequences
+    rows = np.sort(rng.permutation(len(sequences))[: round(share * len(sequences))])
+    return Sequences(sequences.users[rows], sequences.items.select(rows), sequences.first_target[rows])
+
+
+def _one_target(targets: Ragged, rng: np.random.Generator) -> NDArray[np.int64]:
+    """One of every row's targets."""
+    place = (rng.random(len(targets)) * targets.lengths).astype(np.int64)
+    chosen: NDArray[np.int64] = targets.values[targets.offsets[:-1] + place].astype(np.int64)
+    return chosen
+
+
+def _stack(parts: list[Rows]) -> Rows:
+    def join(rows: Iterator[Ragged]) -> Ragged:
+        every = list(rows)
+        lengths = np.concatenate([part.lengths for part in every])
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        return Ragged(np.concatenate([part.values for part in every]), offsets)
+
+    return Rows(
+        join(part.ids for part in parts),
+        join(part.nodes for part in parts),
+        np.concatenate([part.first_scored for part in parts]),
+    )

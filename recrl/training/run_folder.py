@@ -1,0 +1,131 @@
+"""A stage of a run on disk: config, environment, metrics, status (DESIGN: run directory)."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from recrl import __version__
+from recrl.atomic import write_text
+from recrl.config import RunConfig
+from recrl.errors import UserError
+
+PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pydantic", "faiss-cpu", "scikit-learn")
+
+
+class StageFolder:
+    """``runs/<name>/<stage>``: the files that a stage writes besides its checkpoints."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._begin = time.monotonic()
+        self._before_s = 0.0
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds spent in this stage, over all of its launches."""
+        return self._before_s + time.monotonic() - self._begin
+
+    def start(self, config: RunConfig, device: str, *, overwrite: bool) -> None:
+        """Make the folder, or refuse where another run's results lie."""
+        if self.path.exists():
+            if not overwrite:
+                raise UserError(
+                    f"{self.path} exists already",
+                    why="a run's results would be mixed with another's",
+                    fix="pass --resume to go on with it, --overwrite to replace it, or choose another run.name",
+                )
+            shutil.rmtree(self.path)
+        try:
+            self.checkpoints.mkdir(parents=True)
+        except OSError as error:
+            raise UserError(f"can't write {self.path}", why=error.strerror or str(error), fix="set run.dir") from None
+        (self.path / "config.toml").write_text(config.to_toml())
+        text = json.dumps(environment(device, config.run.seed), indent=2) + "\n"
+        (self.path / "environment.json").write_text(text)
+        self.status("running")
+
+    def resume(self, config: RunConfig, step: int, elapsed_s: float) -> None:
+        """Go on from a checkpoint: metrics behind its step are taken back.
+
+        Raises:
+            UserError: the config is not the one that the run started with.
+        """
+        saved = (self.path / "config.toml").read_text()
+        if saved != config.to_toml():
+            raise UserError(
+                f"{self.path} was started with another config",
+                why=f"a resumed run must be the same run; {_first_difference(saved, config.to_toml())}",
+                fix="undo the change, or start under another run.name",
+            )
+        if self.metrics.exists():
+            lines = self.metrics.read_text().splitlines()
+            kept = [line for line in lines if _is_whole(line) and json.loads(line)["step"] <= step]
+            write_text(self.metrics, "".join(line + "\n" for line in kept))
+        self._before_s = elapsed_s
+        self.status("running")
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        """Append one line of metrics."""
+        line = json.dumps({"step": step, "time_s": round(self.elapsed_s, 3)} | values)
+        with self.metrics.open("a") as file:
+            file.write(line + "\n")
+
+    def status(self, state: str, **more: Any) -> None:
+        """Replace ``status.json``."""
+        text = json.dumps({"state": state, "seconds": round(self.elapsed_s, 1)} | more, indent=2) + "\n"
+        write_text(self.path / "status.json", text)
+
+
+def environment(device: str, seed: int) -> dict[str, Any]:
+    """What a result depends on besides the config."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return {
+        "recrl": __version__,
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "packages": found,
+        "device": device,
+        "git_revision": _git_revision(),
+        "seed": seed,
+    }
+
+
+def _git_revision() -> str | None:
+    """The revision of the folder that the run was started in; None where it is no checkout."""
+    if shutil.which("git") is None:
+        return None
+    asked = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return asked.stdout.strip() or None
+
+
+def _is_whole(line: str) -> bool:
+    """A line that a kill cut short is no JSON."""
+    return line.endswith("}")
+
+
+def _first_difference(old: str, new: str) -> str:
+    for before, after in zip(old.splitlines(), new.splitlines(), strict=False):
+        if before != after:
+            return f"first difference: {before!r} then, {after!r} now"
+    return "one of them has more keys"

@@ -1,0 +1,128 @@
+"""From a config to the things that a run works with: data, SIDs, tokenizer, model, trie."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from recrl.backends.device import choose_device
+from recrl.backends.torch_backend import TransformersPolicy
+from recrl.config import RunConfig
+from recrl.data import dataset as datasets
+from recrl.data.dataset import Dataset
+from recrl.data.prompts import TEMPLATES, PromptWriter
+from recrl.errors import ConfigError, UserError
+from recrl.models.checkpoint import grow_vocabulary, load_folder
+from recrl.models.presets import preset_model, preset_tokenizer
+from recrl.seeding import seed_of
+from recrl.sids import codes as sid_codes
+from recrl.sids.codes import SidIndex
+from recrl.sids.tokens import add_sid_tokens
+from recrl.sids.trie import Trie, build_trie
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class World:
+    """What stays the same through a run.
+
+    Attributes:
+        codes: [items, L] SID codes on the policy's device.
+        trie: of every item's response, on the policy's device.
+    """
+
+    dataset: Dataset
+    index: SidIndex
+    writer: PromptWriter
+    trie: Trie
+    codes: Tensor
+    device: torch.device
+
+
+def load_data(config: RunConfig) -> tuple[Dataset, SidIndex]:
+    """The data set and its SIDs, checked against each other.
+
+    Raises:
+        UserError: the SIDs belong to another data set.
+    """
+    dataset = datasets.load(config.data.path)
+    index = sid_codes.load(config.sid.path)
+    bound = index.meta.get("dataset")
+    if bound != dataset.meta["fingerprint"]:
+        raise UserError(
+            f"the SIDs at {config.sid.path} belong to another data set",
+            why=f"they were built on {bound}, and {config.data.path} is {dataset.meta['fingerprint']}",
+            fix="build them again with `recrl sid build`",
+        )
+    return dataset, index
+
+
+def new_model(config: RunConfig, dataset: Dataset, index: SidIndex) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model that SFT starts from: a preset, or a folder whose vocabulary grows by the SIDs."""
+    if config.model.path is not None:
+        model, tokenizer = load_folder(config.model.path)
+        add_sid_tokens(tokenizer, index)
+        grow_vocabulary(model, len(tokenizer), seed_of(config.run.seed, "grow"))
+        return model, tokenizer
+    if config.model.preset is None:
+        raise ConfigError(
+            "[model] names no model", why="SFT needs one to start from", fix="set model.preset or model.path"
+        )
+    catalog = dataset.catalog
+    texts = itertools.chain(
+        catalog.titles, catalog.descriptions, *(template.texts.values() for template in TEMPLATES.values())
+    )
+    tokenizer = preset_tokenizer(texts, config.model.text_vocab_size)
+    add_sid_tokens(tokenizer, index)
+    model = preset_model(
+        config.model.preset, config.model.shape, len(tokenizer), seed_of(config.run.seed, "init") % 2**32
+    )
+    return model, tokenizer
+
+
+def make_world(config: RunConfig, tokenizer: PreTrainedTokenizerBase, dataset: Dataset, index: SidIndex) -> World:
+    """Writer and trie for a tokenizer that knows the SIDs."""
+    if config.run.threads:
+        torch.set_num_threads(config.run.threads)
+    device = choose_device(config.backend.device)
+    limit = config.data.history_limit
+    writer = PromptWriter.make(tokenizer, index, dataset.catalog, config.prompts.template, limit)
+    trie = build_trie(writer.responses()).to(device)
+    if config.eval.beam_width > len(dataset.catalog):
+        raise UserError(
+            f"eval.beam_width = {config.eval.beam_width}",
+            why=f"the catalogue has {len(dataset.catalog)} items",
+            fix="set it to that or less",
+        )
+    return World(dataset, index, writer, trie, torch.from_numpy(index.codes).long().to(device), device)
+
+
+def make_policy(
+    config: RunConfig, world: World, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> TransformersPolicy:
+    """A policy with the config's arithmetic and log-probability space."""
+    return TransformersPolicy(
+        model,
+        tokenizer,
+        world.trie,
+        world.device,
+        dtype=config.backend.dtype,
+        token_budget=config.backend.token_budget,
+        space=config.backend.logprob_space,
+    )
+
+
+def load_world(config: RunConfig, folder: Path) -> tuple[World, TransformersPolicy]:
+    """A trained model folder with the data and SIDs of its run."""
+    dataset, index = load_data(config)
+    model, tokenizer = load_folder(folder)
+    world = make_world(config, tokenizer, dataset, index)
+    model.eval()
+    return world, make_policy(config, world, model, tokenizer)

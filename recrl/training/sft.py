@@ -1,0 +1,176 @@
+"""Supervised fine-tuning: rows in, a model that ranks by constrained beam search out.
+
+Every random number follows from the seed and the step that uses it, so a resumed run is the same run.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from recrl.backends.torch_backend import TransformersPolicy
+from recrl.config import RunConfig
+from recrl.models.dropout import add_dropout
+from recrl.seeding import seed_of
+from recrl.training import checkpoint
+from recrl.training.launch import Position, Report, launch
+from recrl.training.meter import Meter
+from recrl.training.optimizer import adamw, average_into, cosine_lr, optimizer_tensors, restore_optimizer, set_lr
+from recrl.training.rows import RowMaker, Rows
+from recrl.training.run_folder import StageFolder
+from recrl.training.setup import World, load_data, make_policy, make_world, new_model
+from recrl.training.validation import Progress, Validation
+
+
+class Sft:
+    """One SFT run in memory."""
+
+    def __init__(self, config: RunConfig, folder: StageFolder) -> None:
+        self.config = config
+        self.folder = folder
+        dataset, index = load_data(config)
+        model, tokenizer = new_model(config, dataset, index)
+        self.world: World = make_world(config, tokenizer, dataset, index)
+        self.rows = RowMaker.make(
+            dataset, self.world.writer, self.world.trie.to(torch.device("cpu")), config.sft, config.run.seed
+        )
+        self.policy = make_policy(config, self.world, model, tokenizer)
+        self.model: PreTrainedModel = self.policy.model
+        self.averaged = copy.deepcopy(self.model) if config.sft.ema_decay else None
+        add_dropout(self.model, config.model.dropout)
+        if config.sft.gradient_checkpointing:
+            self.model.gradient_checkpointing_enable({"use_reentrant": False})
+        options = config.sft
+        self.optimizer = adamw(self.model, lr=options.lr, betas=options.betas, weight_decay=options.weight_decay)
+        self.names: dict[Tensor, str] = {parameter: name for name, parameter in self.model.named_parameters()}
+        self.validation = Validation.make(config, self.world)
+        shape = self.model.config
+        self.meter = Meter(
+            self.model, self.world.device, config.backend.dtype, shape.num_hidden_layers, shape.hidden_size
+        )
+        self.at = Position()
+        self.progress = Progress()
+
+    def train_step(self, batch: Rows, lr: float) -> dict[str, float]:
+        """One optimiser step; the loss is the mean over the batch's scored tokens."""
+        options = self.config.sft
+        torch.manual_seed(seed_of(self.config.run.seed, "dropout", self.at.step))
+        self.model.train()
+        ids, nodes, scored = batch.tensors()
+        tokens = int(scored.sum())
+        loss = 0.0
+        set_lr(self.optimizer, lr)
+        self.optimizer.zero_grad(set_to_none=True)
+        parts = zip(*(states.chunk(options.accumulate) for states in (ids, nodes, scored)), strict=True)
+        for part in parts:
+            total = self.row_loss(*(states.to(self.world.device) for states in part))
+            (total / tokens).backward()
+            loss += float(total.detach()) / tokens
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), options.clip_grad)
+        self.optimizer.step()
+        if self.averaged is not None:
+            average_into(self.averaged, self.model, decay=options.ema_decay, step=self.at.step)
+        self.meter.count(len(batch.ids.values), float(batch.ids.lengths.mean()) / 2)
+        return {"sft/loss": loss, "sft/grad_norm": float(norm), "sft/lr": lr, "sft/tokens": float(tokens)}
+
+    def row_loss(self, ids: Tensor, nodes: Tensor, scored: Tensor) -> Tensor:
+        """[N, S] each -> the negated log-likelihood, summed over scored tokens."""
+        if not bool(scored.any()):
+            return ids.new_zeros((), dtype=torch.float32, requires_grad=False)
+        hidden = self.policy.causal_hidden(ids)
+        target = scored.clone()
+        target[:, 0] = False  # nothing stands before a row's first token
+        before = target.roll(-1, 1)
+        logp, _ = self.policy.token_logp(hidden[before], ids[target], nodes[target])
+        return -logp.sum()
+
+    def evaluate(self) -> dict[str, float]:
+        """Validation of what would be saved: the average of the weights if there is one."""
+        with self.meter.time("eval"):
+            return self.validation.score(self.scored_policy())
+
+    def scored_policy(self) -> TransformersPolicy:
+        model = self.model if self.averaged is None else self.averaged
+        model.eval()
+        if model is self.model:
+            return self.policy
+        return make_policy(self.config, self.world, model, self.policy.tokenizer)
+
+    def save(self) -> None:
+        """Write a checkpoint and drop those that are no longer wanted."""
+        tensors = checkpoint.model_tensors(self.model, "model")
+        if self.averaged is not None:
+            tensors |= checkpoint.model_tensors(self.averaged, "average")
+        tensors |= optimizer_tensors(self.optimizer, self.names)
+        state = {"at": asdict(replace(self.at, elapsed_s=self.folder.elapsed_s)), "progress": asdict(self.progress)}
+        sids = {"sid_fingerprint": self.world.index.fingerprint}
+        checkpoint.write(
+            self.folder.checkpoints, self.at.step, self.scored_policy().save_pretrained, tensors, state | sids
+        )
+        checkpoint.prune(self.folder.checkpoints, self.config.sft.keep, self.progress.best_step)
+
+    def restore(self, found: checkpoint.Checkpoint) -> None:
+        """Put everything back to where the checkpoint was written."""
+        tensors = found.tensors()
+        checkpoint.load_into(self.model, tensors, "model")
+        if self.averaged is not None:
+            checkpoint.load_into(self.averaged, tensors, "average")
+        restore_optimizer(self.optimizer, self.names, tensors)
+        self.at, self.progress = Position(**found.state["at"]), Progress(**found.state["progress"])
+
+    def run(self, report: Report) -> dict[str, Any]:
+        """Train to the end, or until validation no longer rises. Returns what ``status.json`` says."""
+        options = self.config.sft
+        per_epoch = len(self.rows.batches(0, self.rows.epoch(0)))
+        while self.at.epoch < options.epochs and not self.progress.out_of_patience(options.patience):
+            rows = self.rows.epoch(self.at.epoch)
+            batches = self.rows.batches(self.at.epoch, rows)
+            for number in range(self.at.batch, len(batches)):
+                last = number + 1 == len(batches)
+                epoch, batch = (self.at.epoch + 1, 0) if last else (self.at.epoch, number + 1)
+                self.step(rows.select(batches[number]), Position(self.at.step + 1, epoch, batch), per_epoch, report)
+                if self.progress.out_of_patience(options.patience):
+                    break
+        return self.finish()
+
+    def step(self, batch: Rows, after: Position, per_epoch: int, report: Report) -> None:
+        """One optimiser step with what belongs to it: validation, metrics, checkpoint."""
+        options = self.config.sft
+        steps = per_epoch * options.epochs
+        lr = cosine_lr(
+            self.at.step, steps=steps, warmup_steps=options.warmup_steps, lr=options.lr, lr_final=options.lr_final
+        )
+        with self.meter.time("step"):
+            values = self.train_step(batch, lr)
+        self.at = after
+        validated = after.step % (options.eval_every or per_epoch) == 0 or after.epoch == options.epochs
+        if validated:
+            values |= self.evaluate()
+            self.progress = self.progress.after(after.step, values["valid/ndcg@10"])
+        values |= self.meter.take("step") | {"sft/epoch": after.step / per_epoch}
+        self.folder.log(after.step, values)
+        report(after.step, steps, values)
+        if validated or (options.checkpoint_every and after.step % options.checkpoint_every == 0):
+            self.save()
+
+    def finish(self) -> dict[str, Any]:
+        """Write the status."""
+        stopped = self.at.epoch < self.config.sft.epochs
+        reason = (
+            f"validation NDCG@10 has not risen for {self.progress.bad} validations" if stopped else "all epochs done"
+        )
+        state = "stopped_early" if stopped else "finished"
+        status = {"reason": reason, "best_step": self.progress.best_step, "best_value": self.progress.best}
+        self.folder.status(state, **status)
+        return {"state": state} | status
+
+
+def train_sft(config: RunConfig, report: Report, *, overwrite: bool = False, resume: bool = False) -> dict[str, Any]:
+    """Run SFT as the config says, below ``config.folder / "sft"``."""
+    folder = StageFolder(config.folder / "sft")
+    return launch(Sft(config, folder), report, overwrite=overwrite, resume=resume)

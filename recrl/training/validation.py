@@ -1,0 +1,74 @@
+"""Validation during training, and when it says stop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from recrl.backends.policy import Policy
+from recrl.config import RunConfig
+from recrl.data.ragged import Ragged
+from recrl.evaluation.metrics import ndcg_at, pass_at
+from recrl.evaluation.protocols import rank
+from recrl.seeding import generator
+from recrl.training.setup import World
+
+K = 10
+
+
+@dataclass(frozen=True)
+class Validation:
+    """A fixed draw of validation examples, scored by real constrained beam search."""
+
+    prompts: Ragged
+    targets: Ragged
+    world: World
+    width: int
+
+    @classmethod
+    def make(cls, config: RunConfig, world: World) -> Validation:
+        examples = world.dataset.valid
+        rows = np.flatnonzero(examples.labels < 0)
+        limit = config.eval.valid_examples
+        if 0 < limit < len(rows):
+            rows = np.sort(generator(config.run.seed, "valid").permutation(rows)[:limit])
+        examples = examples.select(rows)
+        return cls(
+            world.writer.prompts(examples),
+            examples.targets,
+            world,
+            min(config.eval.valid_beam_width, len(world.dataset.catalog)),
+        )
+
+    def score(self, policy: Policy) -> dict[str, float]:
+        """``valid/hr@10`` and ``valid/ndcg@10``."""
+        ranking = rank(policy, self.world.trie, self.prompts, self.width, min(K, self.width))
+        hits = pass_at(ranking.items, self.targets, ranking.items.shape[1])
+        gains = ndcg_at(ranking.items, self.targets, ranking.items.shape[1])
+        return {"valid/hr@10": float(hits.mean()), "valid/ndcg@10": float(gains.mean())}
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The best validation so far; immutable, so that a checkpoint can hold it."""
+
+    best: float = -1.0
+    best_step: int = -1
+    start: float = -1.0
+    bad: int = 0
+
+    def after(self, step: int, value: float) -> Progress:
+        """With one more validation; the first one is the start."""
+        start = value if self.start < 0 else self.start
+        if value > self.best:
+            return Progress(value, step, start, 0)
+        return Progress(self.best, self.best_step, start, self.bad + 1)
+
+    def out_of_patience(self, patience: int) -> bool:
+        """No better value for ``patience`` validations; 0 never is."""
+        return 0 < patience <= self.bad
+
+    def fell_below(self, max_drop: float, value: float) -> bool:
+        """``value`` is a relative ``max_drop`` below the start."""
+        return value < self.start * (1 - max_drop)

@@ -1,0 +1,17 @@
+"""Fixtures for the whole suite."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[1] / ".." / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real data beside the checkout; its tests are skipped where it is absent."""
+    if not SHARED.is_dir():
+        pytest.skip("../shared (real data for development) is absent")
+    return SHARED.resolve()

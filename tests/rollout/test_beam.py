@@ -1,0 +1,71 @@
+"""Tree beam search against an exhaustive scoring of every legal response."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from worlds import tiny_codes, tiny_index, tiny_policy, tiny_prompts
+
+from recrl.backends.torch_backend import TransformersPolicy
+from recrl.groups import PromptBatch
+from recrl.rollout.base import RolloutOptions
+from recrl.rollout.beam import beam_search, rollout
+from recrl.sids.tokens import sid_token_ids
+
+
+def every_score(policy: TransformersPolicy, prompts: PromptBatch, items: int) -> Tensor:
+    """[B, items] raw log-probability of every item's SID, one plain forward each."""
+    rows = sid_token_ids(policy.tokenizer, tiny_index(items))
+    policy.model.set_attn_implementation("eager")
+    scores = torch.zeros(len(prompts), items)
+    for prompt in range(len(prompts)):
+        head = prompts.ids[prompt, : prompts.length[prompt]]
+        for item in range(items):
+            response = torch.from_numpy(rows[item]).long()
+            logits = policy.model(torch.cat([head, response])[None]).logits[0, len(head) - 1 : -1]
+            scores[prompt, item] = logits.log_softmax(-1).gather(1, response[:, None]).sum()
+    return scores
+
+
+def test_a_wide_beam_finds_every_item_in_the_order_of_its_probability() -> None:
+    policy = tiny_policy(items=30)
+    prompts = tiny_prompts(policy, [4, 6], items=30)
+    with torch.no_grad():
+        found = beam_search(policy, policy.trie, prompts, 30)
+        expected = every_score(policy, prompts, 30)
+    assert found.exists.all()
+    torch.testing.assert_close(found.score, expected.sort(descending=True).values, atol=1e-4, rtol=1e-4)
+    assert torch.equal(found.items, expected.argsort(descending=True))
+
+
+@pytest.mark.parametrize("width", [1, 3, 16])
+def test_every_beam_is_legal_distinct_and_sorted(width: int) -> None:
+    policy = tiny_policy()
+    prompts = tiny_prompts(policy, [4, 6, 1])
+    found = beam_search(policy, policy.trie, prompts, width)
+    assert (found.score[:, :-1] >= found.score[:, 1:]).all()
+    for row in range(3):
+        assert len(set(found.items[row].tolist())) == width
+        lengths = (found.tokens[row] >= 0).sum(-1)
+        assert torch.equal(policy.trie.walk(found.tokens[row].clamp(min=0), lengths), found.items[row])
+
+
+def test_a_beam_wider_than_the_catalogue_says_what_does_not_exist() -> None:
+    policy = tiny_policy(items=5)
+    groups = rollout(
+        policy, policy.trie, tiny_prompts(policy, [4], items=5), tiny_codes(5), RolloutOptions(group_size=8), seed=0
+    )
+    assert groups.exists.sum() == 5
+    assert set(groups.items[0][groups.exists[0]].tolist()) == set(range(5))
+    assert (groups.items[0][~groups.exists[0]] == -1).all()
+    assert not groups.mask[0][~groups.exists[0]].any()
+
+
+def test_padding_of_other_prompts_changes_nothing() -> None:
+    policy = tiny_policy()
+    both = beam_search(policy, policy.trie, tiny_prompts(policy, [3, 11]), 8)
+    prompts = tiny_prompts(policy, [3, 11])
+    alone = beam_search(policy, policy.trie, prompts.select(torch.tensor([0])), 8)
+    assert torch.equal(both.items[:1], alone.items)
+    torch.testing.assert_close(both.score[:1], alone.score, atol=1e-5, rtol=1e-5)
