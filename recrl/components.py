@@ -19,9 +19,9 @@ Table = Mapping[str, str]
 
 
 class Options(BaseModel):
-    """The options of one part: frozen, and unknown keys are refused."""
+    """The options of one part: frozen, unknown keys refused, the docstring under a field is its help."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class Choice(BaseModel):
@@ -63,8 +63,20 @@ def resolve(table: Table, choice: Choice, *, where: str) -> tuple[Part, Options]
         return part, part.options.model_validate(choice.given)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(step) for step in first["loc"])
-        known = nearest(key, part.options.model_fields) if first["type"] == "extra_forbidden" else ""
-        raise ConfigError(
-            f"{where}.{key} = {first['input']!r}", why=first["msg"], fix=known or f"see kind {choice.kind!r}"
-        ) from None
+        key = ".".join(map(str, (where, *first["loc"])))
+        if first["type"] == "extra_forbidden":
+            known = _known_options(part.options, first["loc"][:-1])
+            why, fix = f"kind {choice.kind!r} has no such option", nearest(str(first["loc"][-1]), known)
+        else:
+            why, fix = first["msg"], f"`recrl config schema` lists the options of kind {choice.kind!r}"
+        raise ConfigError(f"{key} = {first['input']!r}", why=why, fix=fix) from None
+
+
+def _known_options(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """Keys of the options at a place within others."""
+    for step in location:
+        inner = model.model_fields[str(step)].annotation
+        assert isinstance(inner, type)
+        assert issubclass(inner, BaseModel)
+        model = inner
+    return list(model.model_fields)

@@ -13,19 +13,21 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from recrl.components import Choice
 from recrl.errors import ConfigError, nearest
 
 TASKS = ("next", "sid_to_title", "title_to_sid", "titles_to_sid", "sids_to_title", "description_to_sid", "recif")
+RL_TASKS = ("next", "titles_to_sid")
+"""Tasks about a history that an item's SID answers."""
 RECIPES = Path(__file__).parent / "recipes"
 
 
 class Section(BaseModel):
     """A section of the config: frozen, unknown keys refused, the docstring under a field is its help."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 def _check_tasks(tasks: dict[str, float]) -> None:
@@ -115,6 +117,21 @@ class AugmentSection(Section):
     """Probability that a sequence is cut to a random window."""
 
 
+class TeacherSection(Section):
+    """Soft targets from a collaborative scorer that is fitted on the training sequences (knowledge distillation)."""
+
+    scorer: Choice = Choice(kind="item_knn")
+    """A baseline."""
+    weight: float = Field(0.0, ge=0)
+    """Weight of its loss beside the next-item loss; 0 is off."""
+    prompts: int = Field(64, ge=1)
+    """Histories of one optimiser step, drawn from the training sequences."""
+    responses: int = Field(8, ge=1)
+    """Best-scored items of each, weighted by their scores."""
+    exclude_history: bool = True
+    """Whether items of the history are no targets; on for data in which nobody takes an item twice."""
+
+
 class SftSection(Section):
     tasks: dict[str, float] = Field(default_factory=lambda: {"next": 1.0})
     """Task -> weight: how many times an epoch shows each of its examples (METHODS C-2)."""
@@ -134,6 +151,7 @@ class SftSection(Section):
     ema_decay: float = Field(0.0, ge=0, lt=1)
     """Average of the weights that is evaluated and saved as the model; 0 is off."""
     augment: AugmentSection = AugmentSection()
+    teacher: TeacherSection = TeacherSection()
     gradient_checkpointing: bool = False
     eval_every: int = Field(0, ge=0)
     """Optimiser steps between validations; 0 is once an epoch."""
@@ -144,10 +162,11 @@ class SftSection(Section):
     keep: int = Field(2, ge=1)
     """Checkpoints that stay, besides the best."""
 
-    @model_validator(mode="after")
-    def _tasks(self) -> Self:
-        _check_tasks(self.tasks)
-        return self
+    @field_validator("tasks")
+    @classmethod
+    def _known_tasks(cls, tasks: dict[str, float]) -> dict[str, float]:
+        _check_tasks(tasks)
+        return tasks
 
 
 class RlSection(Section):
@@ -185,10 +204,12 @@ class RlSection(Section):
     """Steps between checkpoints; 0 is with every validation."""
     keep: int = Field(2, ge=1)
 
-    @model_validator(mode="after")
-    def _known_task(self) -> Self:
-        _check_tasks({self.task: 1.0})
-        return self
+    @field_validator("task")
+    @classmethod
+    def _known_task(cls, task: str) -> str:
+        if task not in RL_TASKS:
+            raise ValueError(f"RL has no task {task!r}: {nearest(task, RL_TASKS)}")
+        return task
 
 
 class EvalSection(Section):
@@ -270,8 +291,12 @@ def check(values: dict[str, Any], source: str) -> RunConfig:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         shown = repr(first["input"])
         shown = shown if len(shown) <= 80 else shown[:77] + "..."
+        found = f"{key} = {shown}"
         reason = "there is no such key" if first["type"] == "extra_forbidden" else first["msg"]
-        raise ConfigError(f"{source}: {key or 'the file'} = {shown}{more}", why=reason, fix=fix) from None
+        if first["type"] == "value_error":  # one of our own rules, which may be about a whole section
+            reason = str(first["ctx"]["error"])
+            found = f"[{key}]" if isinstance(first["input"], dict) and "." not in key else found
+        raise ConfigError(f"{source}: {found}{more}", why=reason, fix=fix) from None
 
 
 def read_toml(path: Path) -> dict[str, Any]:

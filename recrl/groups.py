@@ -136,6 +136,12 @@ class PackedGroups:
         """Tokens that a forward pass computes: every prompt once, every active response once."""
         return int(self.prompts.length.sum() + self.mask.sum())
 
+    @property
+    def pairs(self) -> int:
+        """Query and key positions that meet in a forward pass: every token with itself and what it sees."""
+        prompt, own = self.prompts.length, self.mask.sum(1)
+        return int((prompt * (prompt + 1) // 2).sum() + (own * prompt[self.prompt_of] + own * (own + 1) // 2).sum())
+
     def with_logps(self, old: Tensor | None, ref: Tensor | None) -> PackedGroups:
         return replace(self, logp_old=old, logp_ref=ref)
 

@@ -64,12 +64,22 @@ class TransformersPolicy:
         return self.hidden(ids, positions, Causal())
 
     def token_logp(self, hidden: Tensor, token: Tensor, node: Tensor) -> tuple[Tensor, Tensor]:
-        """[T, H], [T] tokens and [T] trie nodes that they were chosen at -> [T] log-probabilities and entropies."""
+        """[T, H], [T] tokens and [T] trie nodes that they were chosen at -> [T] log-probabilities and entropies.
+
+        Text is chosen at no node (-1): it has no legal continuations and is normalised over the whole vocabulary.
+        """
         with autocast(self.device, self.dtype):
             if self.space == "raw":
                 return linear_logp(hidden, self.head, token)
-            edge, exists = self.trie.edges(node, max(self.trie.fanout))
-            return legal_logp(hidden, self.head, token, self.trie.token[edge], exists)
+            edge, exists = self.trie.edges(node.clamp(min=0), max(self.trie.fanout))
+            text = (node < 0).nonzero().squeeze(1)
+            exists[text] = False
+            exists[text, 0] = True  # keeps the normaliser of these rows finite
+            logp, entropy = legal_logp(hidden, self.head, token, self.trie.token[edge], exists)
+            if len(text):
+                value, spread = linear_logp(hidden[text], self.head, token[text])
+                logp, entropy = logp.index_copy(0, text, value), entropy.index_copy(0, text, spread)
+            return logp, entropy
 
     def logp(self, batch: PackedGroups) -> tuple[Tensor, Tensor]:
         prompts, rows, width = batch.prompts, batch.tokens.shape[1], batch.width
@@ -125,6 +135,11 @@ class TransformersPolicy:
         total = logits.logsumexp(-1, keepdim=True) if self.space == "raw" else chosen.logsumexp(-1, keepdim=True)
         # A leaf has no continuation: its total is -inf too, and -inf - -inf would be NaN.
         return torch.where(exists, chosen - total, float("-inf"))
+
+    def candidate_logits(self, hidden: Tensor, candidates: Tensor) -> Tensor:
+        """[B, W, H] and [B, W, C] token ids -> [B, W, C] logits, normalised over nothing."""
+        with autocast(self.device, self.dtype):
+            return torch.einsum("bwh,bwch->bwc", hidden, self.head[candidates]).float()
 
     def parameters(self) -> Iterator[nn.Parameter]:
         yield from self.model.parameters()

@@ -163,16 +163,17 @@ def load(folder: Path) -> Dataset:
         raise DataError(f"no prepared data set at {folder}", why="dataset.json is not there", fix=fix) from None
     except ValueError as error:
         raise DataError(f"{folder / 'dataset.json'} is broken", why=str(error), fix=fix) from None
-    if meta.get("version") != FORMAT_VERSION:
+    version = meta.get("version") if isinstance(meta, dict) else None
+    if version != FORMAT_VERSION:
         raise DataError(
-            f"{folder} has format version {meta.get('version')}", why=f"this recrl reads {FORMAT_VERSION}", fix=fix
+            f"{folder / 'dataset.json'} has format version {version}", why=f"this recrl reads {FORMAT_VERSION}", fix=fix
         )
-    items = _read(folder / "items.parquet").to_pydict()
-    train = _read(folder / "train.parquet")
+    items = _read(folder / "items.parquet", "item_id", "title", "description", "brand", "category").to_pydict()
+    train = _read(folder / "train.parquet", "user", "items", "first_target")
     sids = [tuple(sid) for sid in items["sid"]] if "sid" in items else None
     return Dataset(
         Catalog(items["item_id"], items["title"], items["description"], items["brand"], items["category"], sids),
-        _read(folder / "users.parquet")["user_id"].to_pylist(),
+        _read(folder / "users.parquet", "user_id")["user_id"].to_pylist(),
         Sequences(_numpy(train, "user"), _ragged(train, "items"), _numpy(train, "first_target")),
         _read_examples(folder / "train_examples.parquet"),
         _read_examples(folder / "valid.parquet"),
@@ -212,7 +213,7 @@ def _examples_table(examples: Examples) -> pa.Table:
 
 
 def _read_examples(path: Path) -> Examples:
-    table = _read(path)
+    table = _read(path, "user", "history", "targets", "task", "prompt", "label")
     return Examples(
         _numpy(table, "user"),
         _ragged(table, "history"),
@@ -223,11 +224,17 @@ def _read_examples(path: Path) -> Examples:
     )
 
 
-def _read(path: Path) -> pa.Table:
+def _read(path: Path, *columns: str) -> pa.Table:
+    """A table that holds at least ``columns``."""
+    fix = "prepare the data again"
     try:
-        return pq.read_table(path)
+        table = pq.read_table(path)
     except (FileNotFoundError, pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"can't read {path}", why=str(error).splitlines()[0], fix="prepare the data again") from None
+        raise DataError(f"can't read {path}", why=str(error).splitlines()[0], fix=fix) from None
+    missing = set(columns) - set(table.column_names)
+    if missing:
+        raise DataError(f"{path} lacks a column", why=f"{', '.join(sorted(missing))} should be there", fix=fix)
+    return table
 
 
 def _numpy(table: pa.Table, column: str) -> NDArray[Any]:

@@ -65,6 +65,8 @@ TEMPLATES = {
     ),
 }
 
+LABELS = ("否", "是")
+"""Answers of label prediction, by label (OpenOneRec's words for no and yes)."""
 TITLE_RESPONSES = frozenset({"sid_to_title", "sids_to_title"})
 ITEM_TASKS = frozenset({"sid_to_title", "title_to_sid", "description_to_sid"})
 """Tasks about one item; the others are about a history."""
@@ -158,11 +160,19 @@ class PromptWriter:
         encoded = self.tokenizer(named, add_special_tokens=False)["input_ids"]
         return prepend(Ragged.from_lists(encoded), self.bos)
 
-    def titles(self, items: NDArray[np.int64]) -> Ragged:
-        """Token ids of titles, closed by the end token."""
-        encoded = self.encode([self.catalog.titles[item] for item in items])
+    def label_token(self, label: int) -> int:
+        """The first token of a label's word."""
+        return int(self.encode([LABELS[label]])[0][len(self.bos)])
+
+    def texts(self, texts: Sequence[str]) -> Ragged:
+        """Token ids of responses, closed by the end token."""
+        encoded = self.encode(texts)
         bare = encoded.cut(np.full(len(encoded), len(self.bos)), encoded.lengths)
         return append(bare, int(self.tokenizer.eos_token_id))
+
+    def titles(self, items: NDArray[np.int64]) -> Ragged:
+        """Token ids of titles, closed by the end token."""
+        return self.texts([self.catalog.titles[item] for item in items])
 
 
 def prepend(rows: Ragged, tokens: list[int]) -> Ragged:

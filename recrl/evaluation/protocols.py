@@ -53,6 +53,11 @@ def padded_targets(targets: Ragged, codes: Tensor) -> Targets:
     return Targets(named, torch.where((named >= 0).unsqueeze(-1), codes[named.clamp(min=0)], -1))
 
 
+def no_targets(prompts: int) -> Targets:
+    """For prompts whose answer nobody asks for."""
+    return Targets(torch.full((prompts, 1), -1), torch.full((prompts, 1, 1), -1))
+
+
 def length_batches(ids: Ragged, token_budget: int, width: int) -> list[NDArray[np.int64]]:
     """Rows of like length together; a batch holds at most ``token_budget`` prompt and beam tokens, as padded."""
     lengths = ids.lengths
@@ -81,7 +86,7 @@ def rank(policy: Policy, trie: Trie, prompts: Ragged, width: int, k: int) -> Ran
         raise ValueError(f"{k} items need as many beams, not {width}")
     items = np.full((len(prompts), k), -1, np.int64)
     scores = np.full((len(prompts), k), -np.inf, np.float32)
-    nothing = Targets(torch.zeros(len(prompts), 1, dtype=torch.long), torch.zeros(len(prompts), 1, 1, dtype=torch.long))
+    nothing = no_targets(len(prompts))
     for rows in length_batches(prompts, policy.token_budget, width):
         found = beam_search(policy, trie, prompt_batch(prompts, nothing, rows, policy.device), width)
         kept = min(k, found.items.shape[1])

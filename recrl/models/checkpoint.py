@@ -6,7 +6,9 @@ import logging
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
 
 from recrl.errors import UserError
 from recrl.models.shared_prefix import ATTENTION
@@ -23,10 +25,11 @@ def load_folder(path: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """
     if not (path / "config.json").is_file():
         raise UserError(f"no model at {path}", why="config.json is not there", fix="name a Hugging Face model folder")
+    disable_progress_bar()  # of transformers: a folder on this machine is read in a moment
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
         model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise UserError(
             f"can't load the model at {path}", why=str(error).splitlines()[0], fix="check the folder"
         ) from None

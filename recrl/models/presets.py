@@ -18,6 +18,16 @@ SHAPES: dict[str, dict[str, int]] = {
     "base": {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 6, "num_attention_heads": 8},
 }
 
+SIZES = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+)
+GIVEN = ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id")
+
 
 def preset_model(name: str, shape: dict[str, int | float | bool], vocab_size: int, seed: int) -> PreTrainedModel:
     """A Qwen3 decoder with random weights, tied embeddings, float32.
@@ -32,20 +42,34 @@ def preset_model(name: str, shape: dict[str, int | float | bool], vocab_size: in
     }
     values |= shape
     values.setdefault("num_key_value_heads", values["num_attention_heads"])
-    values.setdefault("head_dim", int(values["hidden_size"]) // int(values["num_attention_heads"]))
+    values.setdefault("head_dim", int(values["hidden_size"]) // max(1, int(values["num_attention_heads"])))
     known = Qwen3Config().to_dict()
     for key in shape:
         if key not in known:
             raise ConfigError(f"model.shape.{key}", why="Qwen3's config has no such key", fix=nearest(key, known))
-    if values["num_attention_heads"] % values["num_key_value_heads"]:
-        raise ConfigError(
-            "model.shape", why="num_attention_heads must be a multiple of num_key_value_heads", fix="change one"
-        )
+        if key in GIVEN:
+            raise ConfigError(f"model.shape.{key}", why="the tokenizer and the data say it", fix="leave it out")
+    _check_sizes(values)
     config = Qwen3Config(vocab_size=vocab_size, pad_token_id=2, eos_token_id=1, bos_token_id=0, **values)
     torch.manual_seed(seed)
     model = Qwen3ForCausalLM(config)
     model.generation_config.update(bos_token_id=0, eos_token_id=1, pad_token_id=2)
     return model
+
+
+def _check_sizes(values: dict[str, int | float | bool]) -> None:
+    for key in SIZES:
+        size = values[key]
+        if not isinstance(size, int) or size < 1:
+            raise ConfigError(f"model.shape.{key} = {size}", why="a size is a whole number from 1 up", fix="give one")
+    if values["head_dim"] % 2:
+        raise ConfigError(
+            f"model.shape.head_dim = {values['head_dim']}", why="rotary positions turn pairs", fix="make it even"
+        )
+    if values["num_attention_heads"] % values["num_key_value_heads"]:
+        raise ConfigError(
+            "model.shape", why="num_attention_heads must be a multiple of num_key_value_heads", fix="change one"
+        )
 
 
 def preset_tokenizer(texts: Iterable[str], text_vocab_size: int) -> PreTrainedTokenizerFast:

@@ -23,7 +23,7 @@ STAGE_NAMES = {"sft": "Supervised fine-tuning (SFT)", "rl": "Reinforcement learn
 RESULT_NAMES = {"popularity": "Popularity", "item_knn": "Item-kNN", "sft": "SFT", "rl": "RL", "optimum": "Optimum"}
 STATES = {"finished": "finished", "stopped_early": "stopped early", "running": "still running", "failed": "failed"}
 HEADLINE = ("ndcg@10", "hr@10", "recall@10", "pass@10")
-BEYOND_ACCURACY = ("entropy", "list_entropy", "ild", "coverage", "legal")
+BEYOND_ACCURACY = frozenset(("entropy", "list_entropy", "ild", "coverage", "legal", "legal_ratio"))
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def verdict(run: Run) -> tuple[str, str]:
 
 def duration(seconds: float) -> str:
     """``4000`` -> ``1 h 07 min``."""
-    if seconds < 60:
+    if seconds < 59.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
@@ -163,8 +163,10 @@ def _tables(run: Run, split: str) -> dict[str, object]:
     """The metrics of one split: accuracy, then diversity and validity; rows are results."""
     results = [result for result in run.results if result.split == split]
     names = metric_names(results)
-    beyond = [name for name in names if name.partition("@")[0].removesuffix("_bits").removesuffix("_nats") in _BEYOND]
+    base = {name: name.partition("@")[0].removesuffix("_bits").removesuffix("_nats") for name in names}
+    beyond = [name for name in names if base[name] in BEYOND_ACCURACY]
     accuracy = [name for name in names if name not in beyond]
+    pairs = run.rl_against_sft.get(split, {})
     groups = [("Accuracy", accuracy, True), ("Diversity and validity", beyond, False)]
     return {
         "split": split,
@@ -174,15 +176,12 @@ def _tables(run: Run, split: str) -> dict[str, object]:
                 "label": metric_label(name),
                 "value": _signed(pair.value),
                 "interval": _range(pair),
-                "words": _pair_words(pair),
+                "words": ("RL above" if pair.low > 0 else "RL below") if pair.excludes_zero else "holds 0",
             }
-            for name, pair in sorted(run.rl_against_sft.get(split, {}).items(), key=lambda one: names.index(one[0]))
+            for name, pair in ((name, pairs[name]) for name in dict.fromkeys((*names, *pairs)) if name in pairs)
         ],
         "has_optimum": any(result.kind == "optimum" for result in results),
     }
-
-
-_BEYOND = frozenset((*BEYOND_ACCURACY, "legal_ratio"))
 
 
 def _table(results: Sequence[EvaluationResult], title: str, names: list[str], mark_best: bool) -> dict[str, object]:

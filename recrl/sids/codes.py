@@ -102,13 +102,16 @@ def load(folder: Path) -> SidIndex:
     try:
         meta = json.loads((folder / "sid.json").read_text())
         arrays = load_file(folder / "codes.safetensors")
+        index = SidIndex(arrays["codes"], arrays["suffix"], tuple(meta["sizes"]), meta)
+        expected = meta["fingerprint"]
     except FileNotFoundError as error:
         raise DataError(
             f"no SID index at {folder}", why=f"{error.filename or 'codes.safetensors'} is not there", fix=fix
         ) from None
-    except (ValueError, SafetensorError) as error:
+    except KeyError as error:
+        raise DataError(f"the SID index at {folder} is broken", why=f"it holds no {error}", fix=fix) from None
+    except (ValueError, TypeError, SafetensorError) as error:
         raise DataError(f"the SID index at {folder} is broken", why=str(error), fix=fix) from None
-    index = SidIndex(arrays["codes"], arrays["suffix"], tuple(meta["sizes"]), meta)
-    if index.fingerprint != meta["fingerprint"]:
+    if index.fingerprint != expected:
         raise DataError(f"the SID index at {folder} is broken", why="its codes do not match their fingerprint", fix=fix)
     return index

@@ -93,6 +93,14 @@ def newest(folder: Path) -> Checkpoint | None:
     return None
 
 
+def settle(folder: Path, found: Checkpoint | None) -> None:
+    """Finish what a kill left half done: drop what was being written, and point ``latest`` at what was found."""
+    for path in folder.glob(".step-*"):
+        shutil.rmtree(path)
+    if found is not None:
+        _point(folder.parent / "latest", found.path)
+
+
 def best(stage: Path) -> Checkpoint:
     """The checkpoint of a stage that validated best; the newest whole one where that is gone.
 
@@ -101,9 +109,9 @@ def best(stage: Path) -> Checkpoint:
     """
     found = newest(stage / "checkpoints")
     if found is None:
-        raise UserError(
-            f"no checkpoint below {stage}", why="the stage has not run, or not far enough", fix="run it first"
-        )
+        damaged = len(steps(stage / "checkpoints"))
+        why = f"{damaged} damaged ones alone are there" if damaged else "the stage has not run, or not far enough"
+        raise UserError(f"no checkpoint below {stage}", why=why, fix="run the stage first")
     path = stage / "checkpoints" / f"step-{found.state['progress']['best_step']:06d}"
     return read(path) if path.is_dir() else found
 

@@ -41,11 +41,13 @@ class Stage(Protocol):
 def launch(stage: Stage, report: Report, *, overwrite: bool, resume: bool) -> dict[str, Any]:
     """Run a stage from its start, or from the newest whole checkpoint; returns what ``status.json`` says."""
     folder = stage.folder
-    if not (resume and folder.path.exists()):
+    if not (resume and folder.started):
         folder.start(stage.config, str(stage.world.device), overwrite=overwrite)
         return stage.run(report)
+    folder.check_config(stage.config)
     found = checkpoint.newest(folder.checkpoints)
+    checkpoint.settle(folder.checkpoints, found)
     if found is not None:
         stage.restore(found)
-    folder.resume(stage.config, stage.at.step if found is not None else -1, stage.at.elapsed_s)
+    folder.resume(stage.at.step if found is not None else -1, stage.at.elapsed_s)
     return stage.run(report)

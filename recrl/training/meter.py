@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from transformers import PreTrainedModel
 
 from recrl.backends.device import measured_peak_flops, peak_memory_gb, synchronize
 
@@ -16,12 +16,15 @@ from recrl.backends.device import measured_peak_flops, peak_memory_gb, synchroni
 class Meter:
     """Collects one step's figures; ``take`` gives them and starts anew."""
 
-    def __init__(self, model: nn.Module, device: torch.device, dtype: str, layers: int, width: int) -> None:
-        embedding = model.get_input_embeddings().weight  # type: ignore[operator]  # every decoder has both
-        tied = model.get_output_embeddings().weight is embedding  # type: ignore[operator]
+    def __init__(self, model: PreTrainedModel, device: torch.device, dtype: str) -> None:
+        embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
         total = sum(parameter.numel() for parameter in model.parameters())
-        self._matrix = total if tied else total - embedding.numel()  # a lookup is no product, the head is one
-        self._attention = layers * width
+        self._head = head.numel()
+        # A lookup is no product; the head is one, at the positions that are scored.
+        self._body = total - embedding.numel() - (0 if head is embedding else head.numel())
+        shape = model.config
+        size = getattr(shape, "head_dim", None) or shape.hidden_size // shape.num_attention_heads
+        self._attention = shape.num_hidden_layers * shape.num_attention_heads * size
         self._device = device
         self._peak = measured_peak_flops(device, dtype)
         self._seconds: dict[str, float] = defaultdict(float)
@@ -37,13 +40,19 @@ class Meter:
         synchronize(self._device)
         self._seconds[phase] += time.perf_counter() - begin
 
-    def count(self, tokens: int, context: float, *, passes: int = 3) -> None:
-        """Count ``tokens`` that the actor computed, each seeing ``context`` others on average.
+    def count(self, tokens: int, pairs: int, scored: int, *, passes: int = 3) -> None:
+        """Count what the actor computed.
 
-        A forward pass is 2 FLOPs a weight and 4 x width a layer and position seen; forward and backward are 3 passes.
+        A forward pass is 2 FLOPs a weight and token, the head's at scored positions alone, and 4 a pair of positions
+        and attention channel (scores, and their weighted sum); forward and backward are 3 passes.
+
+        Args:
+            tokens: real ones, not padding.
+            pairs: query and key positions that meet, over all rows.
+            scored: tokens that a log-probability was computed for.
         """
         self._tokens += tokens
-        self._flops += passes * tokens * (2 * self._matrix + 4 * self._attention * context)
+        self._flops += passes * (2 * tokens * self._body + 2 * scored * self._head + 4 * pairs * self._attention)
 
     def take(self, phase: str) -> dict[str, float]:
         """The figures since the last call; MFU is of the seconds in ``phase``, over the measured peak."""

@@ -52,7 +52,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, names: dict[Tensor, str]
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             optimizer.state[parameter] = {
-                key: tensors[f"optimizer.{key}.{names[parameter]}"].clone()
+                key: tensors[f"optimizer.{key}.{names[parameter]}"].to(parameter.device, copy=True)
                 for key in ("step", "exp_avg", "exp_avg_sq")
                 if f"optimizer.{key}.{names[parameter]}" in tensors
             }

@@ -72,12 +72,18 @@ class Rl:
         self.optimizer = adamw(model, lr=options.lr, betas=options.betas, weight_decay=options.weight_decay)
         self.names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
         self.validation = Validation.make(config, self.world)
-        shape = model.config
-        self.meter = Meter(model, self.world.device, config.backend.dtype, shape.num_hidden_layers, shape.hidden_size)
+        self.meter = Meter(model, self.world.device, config.backend.dtype)
         self.at = Position()
         self.progress = Progress()
         self.signal_state: dict[str, float] = {}
-        self._table: tuple[int, PromptTable] | None = None
+        self._table = (0, self._make_table(0))
+        self.pass_prompts = len(self._table[1])  # the same in every pass
+        if not self.pass_prompts:
+            raise UserError(
+                "no training sequence has an item to ask for",
+                why="each holds a single item, with nothing before it",
+                fix="prepare data with longer histories",
+            )
 
     @property
     def single_step(self) -> bool:
@@ -86,9 +92,8 @@ class Rl:
 
     def prompts(self, step: int) -> PromptBatch:
         """The prompts of a step: passes over the training sequences, each in an order of its own."""
-        size = min(self.config.rl.prompts_per_step, len(self.table(0)))
-        per_pass = len(self.table(0)) // size
-        number, place = divmod(step, per_pass)
+        size = min(self.config.rl.prompts_per_step, self.pass_prompts)
+        number, place = divmod(step, self.pass_prompts // size)
         table = self.table(number)
         order = generator(self.config.run.seed, "rl", "order", number).permutation(len(table))
         return prompt_batch(
@@ -97,7 +102,7 @@ class Rl:
 
     def table(self, number: int) -> PromptTable:
         """The prompts of pass ``number``; only the latest is kept."""
-        if self._table is None or self._table[0] != number:
+        if self._table[0] != number:
             self._table = (number, self._make_table(number))
         return self._table[1]
 
@@ -215,7 +220,7 @@ class Rl:
             loss += float(total.detach()) / units
             for name, value in {**report, "entropy": entropy.sum()}.items():
                 sums[name] = sums.get(name, 0.0) + float(value)
-            self.meter.count(micro.effective_tokens, float(micro.prompts.length.float().mean()) / 2)
+            self.meter.count(micro.effective_tokens, micro.pairs, int(micro.mask.sum()))
         return loss, sums
 
     def validate(self) -> dict[str, float]:
@@ -252,29 +257,28 @@ class Rl:
             self.folder.log(0, score | self.meter.take("eval"))
             report(0, options.steps, score)
             self.save()
-        while self.at.step < options.steps:
+        stop = self.stop_reason()  # a run that was killed between its last checkpoint and its end stays stopped
+        while self.at.step < options.steps and not stop:
             values = self.step()
             self.at = Position(self.at.step + 1)
             validated = self.at.step % options.eval_every == 0 or self.at.step == options.steps
-            stop = ""
             if validated:
                 score = self.validate()
                 values |= score | {"timing_s/eval": self.meter.take("eval")["timing_s/eval"]}
-                stop = self.stop_reason(score["valid/ndcg@10"])
+                stop = self.stop_reason()
             self.folder.log(self.at.step, values)
             report(self.at.step, options.steps, values)
             if validated or (options.checkpoint_every and self.at.step % options.checkpoint_every == 0):
                 self.save()
-            if stop:
-                return self.finish("stopped_early", stop)
-        return self.finish("finished", "all steps done")
+        return self.finish("stopped_early", stop) if stop else self.finish("finished", "all steps done")
 
-    def stop_reason(self, value: float) -> str:
-        """Why to stop after a validation of ``value``; empty to go on."""
+    def stop_reason(self) -> str:
+        """Why to stop after the last validation; empty to go on."""
         options, progress = self.config.rl, self.progress
-        if progress.fell_below(options.max_ndcg_drop, value):
+        if progress.fell_below(options.max_ndcg_drop):
             return (
-                f"validation NDCG@10 fell from {progress.start:.4f} to {value:.4f}, more than rl.max_ndcg_drop allows"
+                f"validation NDCG@10 fell from {progress.start:.4f} to {progress.last:.4f}, "
+                "more than rl.max_ndcg_drop allows"
             )
         if progress.out_of_patience(options.patience):
             return f"validation NDCG@10 has not risen for {progress.bad} validations"

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from recrl.config import SftSection
 from recrl.data.dataset import Dataset, Examples, Sequences
-from recrl.data.prompts import ITEM_TASKS, TITLE_RESPONSES, PromptWriter, concatenate, prepend
+from recrl.data.prompts import ITEM_TASKS, LABELS, TITLE_RESPONSES, PromptWriter, concatenate, prepend
 from recrl.data.ragged import Ragged
 from recrl.errors import UserError
 from recrl.seeding import generator
@@ -138,21 +138,29 @@ class RowMaker:
         return Rows(ids, nodes, before + len(self.writer.bos))
 
     def _examples(self, examples: Examples, share: float, rng: np.random.Generator) -> Rows | None:
-        chosen = rng.permutation(len(examples))[: round(share * len(examples))]
-        if not len(chosen):
-            return None
-        examples = examples.select(np.sort(chosen))
+        chosen = np.sort(rng.permutation(len(examples))[: round(share * len(examples))])
+        labelled = examples.labels[chosen] >= 0
+        parts = [
+            self._responses(examples.select(rows), rng) for rows in (chosen[~labelled], chosen[labelled]) if len(rows)
+        ]
+        return _stack(parts) if parts else None
+
+    def _responses(self, examples: Examples, rng: np.random.Generator) -> Rows:
+        """Prompts with one response each: an item, its title, or a label's word; one kind a call."""
         prompts = self.writer.prompts(examples)
         targets = _one_target(examples.targets, rng)
-        titled = np.array([task in TITLE_RESPONSES for task in examples.tasks])
-        if titled.all():
+        if (examples.labels >= 0).all():
+            responses = self.writer.texts([LABELS[label] for label in examples.labels])
+        elif examples.tasks[0] in TITLE_RESPONSES:
             responses = self.writer.titles(targets)
-            nodes = Ragged(np.full_like(responses.values, -1), responses.offsets)
         else:
-            assert not titled.any(), "one task at a time"
-            responses, nodes = self.responses.select(targets), self.item_nodes.select(targets)
-        blank = Ragged(np.full_like(prompts.values, -1), prompts.offsets)
-        return Rows(concatenate(prompts, responses), concatenate(blank, nodes), prompts.lengths)
+            responses = self.responses.select(targets)
+            return Rows(
+                concatenate(prompts, responses),
+                concatenate(_blank(prompts), self.item_nodes.select(targets)),
+                prompts.lengths,
+            )
+        return Rows(concatenate(prompts, responses), _blank(concatenate(prompts, responses)), prompts.lengths)
 
 
 def nodes_of(trie: Trie, responses: Ragged) -> Ragged:
@@ -220,6 +228,11 @@ def _part(sequences: Sequences, share: float, rng: np.random.Generator) -> Seque
         return sequences
     rows = np.sort(rng.permutation(len(sequences))[: round(share * len(sequences))])
     return Sequences(sequences.users[rows], sequences.items.select(rows), sequences.first_target[rows])
+
+
+def _blank(rows: Ragged) -> Ragged:
+    """No trie node anywhere."""
+    return Ragged(np.full_like(rows.values, -1), rows.offsets)
 
 
 def _one_target(targets: Ragged, rng: np.random.Generator) -> NDArray[np.int64]:

@@ -44,7 +44,7 @@ class StageFolder:
     def start(self, config: RunConfig, device: str, *, overwrite: bool) -> None:
         """Make the folder, or refuse where another run's results lie."""
         if self.path.exists():
-            if not overwrite:
+            if not overwrite and not self._is_cut_short():
                 raise UserError(
                     f"{self.path} exists already",
                     why="a run's results would be mixed with another's",
@@ -55,13 +55,23 @@ class StageFolder:
             self.checkpoints.mkdir(parents=True)
         except OSError as error:
             raise UserError(f"can't write {self.path}", why=error.strerror or str(error), fix="set run.dir") from None
-        (self.path / "config.toml").write_text(config.to_toml())
         text = json.dumps(environment(device, config.run.seed), indent=2) + "\n"
         (self.path / "environment.json").write_text(text)
+        write_text(self.path / "config.toml", config.to_toml())  # last: a folder that has it was started
         self.status("running")
 
-    def resume(self, config: RunConfig, step: int, elapsed_s: float) -> None:
-        """Go on from a checkpoint: metrics behind its step are taken back.
+    @property
+    def started(self) -> bool:
+        """A run has begun here."""
+        return (self.path / "config.toml").exists()
+
+    def _is_cut_short(self) -> bool:
+        """A start was killed here before anything of worth was written."""
+        files = {path.relative_to(self.path).as_posix() for path in self.path.rglob("*")}
+        return self.path.is_dir() and files <= {"checkpoints", "environment.json", ".config.toml.tmp"}
+
+    def check_config(self, config: RunConfig) -> None:
+        """A resumed run must be the same run.
 
         Raises:
             UserError: the config is not the one that the run started with.
@@ -73,6 +83,9 @@ class StageFolder:
                 why=f"a resumed run must be the same run; {_first_difference(saved, config.to_toml())}",
                 fix="undo the change, or start under another run.name",
             )
+
+    def resume(self, step: int, elapsed_s: float) -> None:
+        """Go on from a checkpoint: metrics behind its step are taken back."""
         if self.metrics.exists():
             lines = self.metrics.read_text().splitlines()
             kept = [line for line in lines if _is_whole(line) and json.loads(line)["step"] <= step]

@@ -24,6 +24,7 @@ from recrl.training.optimizer import adamw, average_into, cosine_lr, optimizer_t
 from recrl.training.rows import RowMaker, Rows
 from recrl.training.run_folder import StageFolder
 from recrl.training.setup import World, load_data, make_policy, make_world, new_model
+from recrl.training.teacher import Teacher
 from recrl.training.validation import Progress, Validation
 
 
@@ -49,12 +50,11 @@ class Sft:
         self.optimizer = adamw(self.model, lr=options.lr, betas=options.betas, weight_decay=options.weight_decay)
         self.names: dict[Tensor, str] = {parameter: name for name, parameter in self.model.named_parameters()}
         self.validation = Validation.make(config, self.world)
-        shape = self.model.config
-        self.meter = Meter(
-            self.model, self.world.device, config.backend.dtype, shape.num_hidden_layers, shape.hidden_size
-        )
+        self.meter = Meter(self.model, self.world.device, config.backend.dtype)
+        self.teacher = Teacher.make(config, self.world, self.rows) if config.sft.teacher.weight else None
         self.at = Position()
         self.progress = Progress()
+        self.steps_per_epoch = len(self.rows.batches(0, self.rows.epoch(0)))  # of every epoch; tells wrong tasks, too
 
     def train_step(self, batch: Rows, lr: float) -> dict[str, float]:
         """One optimiser step; the loss is the mean over the batch's scored tokens."""
@@ -71,17 +71,31 @@ class Sft:
             total = self.row_loss(*(states.to(self.world.device) for states in part))
             (total / tokens).backward()
             loss += float(total.detach()) / tokens
+        values = self.teach() if self.teacher is not None else {}
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), options.clip_grad)
         self.optimizer.step()
         if self.averaged is not None:
             average_into(self.averaged, self.model, decay=options.ema_decay, step=self.at.step)
-        self.meter.count(len(batch.ids.values), float(batch.ids.lengths.mean()) / 2)
-        return {"sft/loss": loss, "sft/grad_norm": float(norm), "sft/lr": lr, "sft/tokens": float(tokens)}
+        lengths = batch.ids.lengths
+        self.meter.count(len(batch.ids.values), int((lengths * (lengths + 1) // 2).sum()), tokens)
+        return values | {"sft/loss": loss, "sft/grad_norm": float(norm), "sft/lr": lr, "sft/tokens": float(tokens)}
+
+    def teach(self) -> dict[str, float]:
+        """Add the gradient of the teacher's soft targets, the mean over their tokens."""
+        assert self.teacher is not None
+        batch = self.teacher.batch(self.at.step)
+        share = self.config.sft.teacher.weight / float((batch.advantage.unsqueeze(1) * batch.mask).sum())
+        loss = 0.0
+        for micro in batch.micro_batches(self.config.backend.token_budget):
+            logp, _ = self.policy.logp(micro)
+            total = -(logp.sum(1) * micro.advantage).sum() * share
+            total.backward()  # type: ignore[no-untyped-call]
+            loss += float(total.detach())
+            self.meter.count(micro.effective_tokens, float(micro.prompts.length.float().mean()) / 2)
+        return {"sft/teacher_loss": loss / self.config.sft.teacher.weight}
 
     def row_loss(self, ids: Tensor, nodes: Tensor, scored: Tensor) -> Tensor:
         """[N, S] each -> the negated log-likelihood, summed over scored tokens."""
-        if not bool(scored.any()):
-            return ids.new_zeros((), dtype=torch.float32, requires_grad=False)
         hidden = self.policy.causal_hidden(ids)
         target = scored.clone()
         target[:, 0] = False  # nothing stands before a row's first token
@@ -126,7 +140,7 @@ class Sft:
     def run(self, report: Report) -> dict[str, Any]:
         """Train to the end, or until validation no longer rises. Returns what ``status.json`` says."""
         options = self.config.sft
-        per_epoch = len(self.rows.batches(0, self.rows.epoch(0)))
+        per_epoch = self.steps_per_epoch
         while self.at.epoch < options.epochs and not self.progress.out_of_patience(options.patience):
             rows = self.rows.epoch(self.at.epoch)
             batches = self.rows.batches(self.at.epoch, rows)

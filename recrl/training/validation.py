@@ -56,19 +56,20 @@ class Progress:
     best: float = -1.0
     best_step: int = -1
     start: float = -1.0
+    last: float = -1.0
     bad: int = 0
 
     def after(self, step: int, value: float) -> Progress:
         """With one more validation; the first one is the start."""
         start = value if self.start < 0 else self.start
         if value > self.best:
-            return Progress(value, step, start, 0)
-        return Progress(self.best, self.best_step, start, self.bad + 1)
+            return Progress(value, step, start, value, 0)
+        return Progress(self.best, self.best_step, start, value, self.bad + 1)
 
     def out_of_patience(self, patience: int) -> bool:
         """No better value for ``patience`` validations; 0 never is."""
         return 0 < patience <= self.bad
 
-    def fell_below(self, max_drop: float, value: float) -> bool:
-        """``value`` is a relative ``max_drop`` below the start."""
-        return value < self.start * (1 - max_drop)
+    def fell_below(self, max_drop: float) -> bool:
+        """The last value is a relative ``max_drop`` below the start."""
+        return self.last < self.start * (1 - max_drop)

@@ -8,11 +8,13 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from pydantic import Field
+from safetensors import SafetensorError
 from torch import Tensor
 
+from recrl.backends.device import choose_device
 from recrl.components import Options
 from recrl.data.dataset import Catalog, Sequences
-from recrl.errors import ConfigError
+from recrl.errors import ConfigError, UserError
 from recrl.sids.encoders import Arrays, Encoded, Encoder, Matrix
 
 
@@ -54,7 +56,7 @@ def apply(catalog: Catalog, _arrays: Arrays, options: HfOptions) -> Matrix:
             batch = [texts[item] for item in order[start : start + options.batch_size]]
             inputs = tokenizer(
                 batch, padding=True, truncation=True, max_length=options.max_tokens, return_tensors="pt"
-            ).to(options.device)
+            ).to(model.device)
             hidden = model(**inputs).last_hidden_state.float()
             rows.append(pool(hidden, inputs["attention_mask"], options.pooling).cpu())
     embedding = torch.cat(rows)
@@ -87,12 +89,16 @@ def _load(options: HfOptions) -> tuple[Any, Any]:
             why="there is no model folder (config.json is not there)",
             fix="name a folder that transformers can load, or use sid.encoder.kind = 'fused'",
         )
+    try:
+        device = choose_device(options.device)
+    except UserError as error:
+        raise ConfigError(f"sid.encoder.device = {options.device!r}", why=error.why, fix=error.fix) from None
     from transformers import AutoModel, AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(options.path, local_files_only=True)
         model = AutoModel.from_pretrained(options.path, local_files_only=True)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ConfigError(
             f"sid.encoder.path = {str(options.path)!r}",
             why=f"transformers can't load it: {str(error).splitlines()[0]}",
@@ -100,7 +106,7 @@ def _load(options: HfOptions) -> tuple[Any, Any]:
         ) from None
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer, model.to(options.device).eval()
+    return tokenizer, model.to(device).eval()
 
 
 HF = Encoder(HfOptions, fit, "", apply=apply)

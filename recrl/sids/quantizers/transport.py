@@ -8,6 +8,9 @@ It is a transportation problem, and K clusters are few beside N points, so it is
    ``a`` loses by going to ``b``, so a path is found on a graph of K + 1 nodes however many points there are (successive
    shortest paths; Ahuja, Magnanti and Orlin, "Network Flows", chapter 9). Optimal whatever prices step 1 hands over.
 
+A general minimum-cost-flow solver sees N x K arcs instead: k-means-constrained took 88 s for one level of Amazon Toys
+(11,924 x 256, one thread) where this takes 5 s, for the same kind of optimum.
+
 Letters: N points, K clusters. The extra node K is the sink, where ``flow[k]`` between ``low`` and ``high`` arrives from
 k.
 """
@@ -62,31 +65,36 @@ def search_prices(costs: Costs, rows: int, low: int, high: int, prices: Prices, 
     second = min(1, sample.shape[1] - 1)
     step = np.full(len(prices), max(float(np.median(sample[:, second] - sample[:, 0])) / 4, 1e-12))
     before = np.zeros(len(prices))
-    best, best_misfit, best_round = prices, np.inf, 0
+    over = _misfit(costs, rows, low, high, prices)
+    if prices.any():
+        # Centroids may have moved so far that the prices handed over are worse than none.
+        over_unpriced = _misfit(costs, rows, low, high, np.zeros(len(prices)))
+        if np.abs(over_unpriced).sum() < np.abs(over).sum():
+            prices, over = np.zeros(len(prices)), over_unpriced
+    best, best_misfit, best_round = prices, np.abs(over).sum(), 0
     for number in range(max_rounds):
-        count = _count(costs, rows, prices)
-        # The bound that binds: high where the price is positive, low where it is negative, either where it is 0.
-        target = np.where(prices > 0, high, np.where(prices < 0, low, np.clip(count, low, high)))
-        misfit = np.abs(count - target).sum()
-        if misfit < best_misfit:
-            best, best_misfit, best_round = prices, misfit, number
-        if misfit <= len(prices) * GOOD_ENOUGH or number - best_round >= PATIENCE_ROUNDS:
+        if best_misfit <= len(prices) * GOOD_ENOUGH or number - best_round >= PATIENCE_ROUNDS:
             break
-        direction = np.sign(count - target)
+        direction = np.sign(over)
         step *= np.where(direction * before > 0, 1.3, np.where(direction * before < 0, 0.5, 1.0))
         before = direction
         moved = prices + step * direction
         # A price that crosses 0 stops there: the bound changes at 0.
         prices = np.where(prices * moved < 0, 0.0, moved)
+        over = _misfit(costs, rows, low, high, prices)
+        misfit = np.abs(over).sum()
+        if misfit < best_misfit:
+            best, best_misfit, best_round = prices, misfit, number
     return best
 
 
-def _count(costs: Costs, rows: int, prices: Prices) -> NDArray[np.int64]:
+def _misfit(costs: Costs, rows: int, low: int, high: int, prices: Prices) -> NDArray[np.int64]:
+    """[K] members beyond the bound that binds: high where the price is positive, low where negative, either where 0."""
     narrow = prices.astype(np.float32)
-    total = np.zeros(len(prices), np.int64)
+    count = np.zeros(len(prices), np.int64)
     for part in chunks(rows):
-        total += np.bincount((costs(part) + narrow).argmin(axis=1), minlength=len(prices))
-    return total
+        count += np.bincount((costs(part) + narrow).argmin(axis=1), minlength=len(prices))
+    return count - np.where(prices > 0, high, np.where(prices < 0, low, np.clip(count, low, high)))
 
 
 @dataclass

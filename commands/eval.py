@@ -1,0 +1,32 @@
+"""``recrl eval``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from recrl.commands.options import echo_json, json_option
+
+
+@click.command("eval")
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PATH...")
+@click.option("--split", type=click.Choice(["valid", "test"]), default="test", show_default=True)
+@json_option
+def evaluate(paths: tuple[Path, ...], split: str, as_json: bool) -> None:
+    """Evaluate runs, stages and checkpoints side by side, beside popularity and item-kNN.
+
+    A PATH is a run folder (its best SFT and RL checkpoints), a stage folder, or one checkpoint. Results are kept in the
+    first run's folder evaluation/.
+    """
+    from rich.console import Console
+
+    from recrl.evaluation.evaluate import evaluate as run  # torch loads here, so that --help answers at once
+    from recrl.evaluation.results import comparison_table
+
+    results, folder = run(list(paths), split, lambda text: click.echo(text, err=True))
+    if as_json:
+        echo_json([result.model_dump(by_alias=True, mode="json") for result in results])
+        return
+    Console().print(comparison_table(results))
+    click.echo(f"Results: {folder}")

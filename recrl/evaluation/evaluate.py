@@ -1,0 +1,304 @@
+"""Trained models, baselines and the known optimum on one split, under one protocol.
+
+Full ranking over the catalogue by constrained beam search, nothing of the history removed, everything by item id and
+never by SID string (METHODS, section F).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from recrl import config as configs
+from recrl.backends.torch_backend import TransformersPolicy
+from recrl.baselines import BASELINES, recommend
+from recrl.components import Choice, resolve
+from recrl.config import RunConfig
+from recrl.data import dataset as datasets
+from recrl.data.dataset import Dataset, Examples
+from recrl.data.optimum import optimum
+from recrl.data.prompts import LABELS
+from recrl.errors import DataError, UserError
+from recrl.evaluation import diversity, metrics
+from recrl.evaluation.metrics import PerUser
+from recrl.evaluation.protocols import length_batches, no_targets, prompt_batch, rank
+from recrl.evaluation.results import EvaluationResult, Metric, measured, save_result
+from recrl.sids.encoders.tfidf_svd import TFIDF_SVD, TfidfSvdOptions
+from recrl.training import checkpoint
+from recrl.training.setup import World, load_world
+
+logger = logging.getLogger(__name__)
+STAGES = ("sft", "rl")
+LIST_K = 10
+"""The list that diversity is measured on."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model to evaluate: what the table calls it, its Hugging Face folder, and the config of its run."""
+
+    name: str
+    model: Path
+    config: RunConfig
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What every recommender is measured on.
+
+    Attributes:
+        name: of the split, and of the task where the split holds several.
+        examples: the prompts and targets.
+        rows: [U] which rows of the split they are.
+    """
+
+    name: str
+    examples: Examples
+    rows: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What metrics need of a data set, computed once."""
+
+    ks: tuple[int, ...]
+    categories: NDArray[np.int32]
+    embedding: NDArray[np.float32] | None
+    """Of the items' text; None where they have none, and ILD is left out."""
+    cold: NDArray[np.bool_]
+    seed: int
+    bootstrap: int
+
+    @classmethod
+    def make(cls, dataset: Dataset, config: RunConfig) -> Measures:
+        catalog = dataset.catalog
+        counts = diversity.training_counts(dataset.train, len(catalog))
+        return cls(
+            config.eval.k,
+            diversity.category_codes(catalog.categories),
+            _text_embedding(dataset, config.run.seed),
+            diversity.cold_items(counts, catalog.item_ids, fraction=config.eval.cold_fraction, seed=config.run.seed),
+            config.run.seed,
+            config.eval.bootstrap,
+        )
+
+    @property
+    def list_k(self) -> int:
+        return min(LIST_K, max(self.ks))
+
+    def per_user(self, items: NDArray[Any], examples: Examples) -> dict[str, PerUser]:
+        """[U] numbers of every metric that is a mean over users; ``items`` is [U, K]."""
+        targets = examples.targets
+        single = bool((targets.lengths == 1).all())
+        values: dict[str, PerUser] = {}
+        for k in self.ks:
+            values[f"{'hr' if single else 'pass'}@{k}"] = metrics.pass_at(items, targets, k)
+            if not single:
+                values[f"recall@{k}"] = metrics.recall_at(items, targets, k)
+                values[f"position1_pass@{k}"] = metrics.position1_pass_at(items, targets, k)
+            values[f"ndcg@{k}"] = metrics.ndcg_at(items, targets, k)
+        k = self.list_k
+        values[f"cold_recall@{k}"] = diversity.cold_recall_at(items, targets, self.cold, k)
+        if self.embedding is not None:
+            values[f"ild@{k}"] = diversity.ild_at(items, self.embedding, k)
+        values[f"legal_ratio@{k}"] = metrics.legal_ratio(items, k)
+        return values
+
+    def summary(self, items: NDArray[Any], values: dict[str, PerUser]) -> dict[str, Metric]:
+        """Means with intervals, and what is a property of all lists together."""
+        k = self.list_k
+        if self.bootstrap:
+            found = measured(values, seed=self.seed, num_resamples=self.bootstrap)
+        else:
+            means = {name: float(np.nanmean(value)) for name, value in values.items() if not np.isnan(value).all()}
+            found = {name: Metric(value=mean) for name, mean in means.items()}
+        if (self.categories >= 0).any():
+            entropy = diversity.entropy_at(items, self.categories, k)
+            if not np.isnan(entropy.pooled_nats):
+                found[f"entropy_bits@{k}"] = Metric(value=entropy.pooled_bits)
+                found[f"entropy_nats@{k}"] = Metric(value=entropy.pooled_nats)
+        found[f"coverage@{k}"] = Metric(value=diversity.coverage_at(items, len(self.categories), k))
+        return found
+
+
+def _text_embedding(dataset: Dataset, seed: int) -> NDArray[np.float32] | None:
+    try:
+        encoded = TFIDF_SVD.run(dataset.catalog, dataset.train, TfidfSvdOptions(), seed)
+    except DataError as error:
+        logger.warning("no ILD: %s", error.found)
+        return None
+    embedding: NDArray[np.float32] = encoded.embedding
+    return embedding
+
+
+def subjects(path: Path) -> list[Subject]:
+    """The models that a path names: a run (its best SFT and RL), a stage (its best), or one checkpoint.
+
+    Raises:
+        UserError: it names none.
+    """
+    if (path / "model" / "config.json").is_file():
+        stage = path.resolve().parent.parent
+        return [_subject(stage, checkpoint.read(path), f"{stage.name}-{path.resolve().name}")]
+    if (path / "checkpoints").is_dir():
+        return [_subject(path, checkpoint.best(path), path.name)]
+    found = [stage for stage in STAGES if (path / stage / "checkpoints").is_dir()]
+    if not found:
+        raise UserError(
+            f"nothing to evaluate at {path}",
+            why="it is no run, stage or checkpoint folder",
+            fix="name a folder such as runs/NAME, runs/NAME/sft or runs/NAME/rl/checkpoints/step-000100",
+        )
+    return [_subject(path / stage, checkpoint.best(path / stage), stage) for stage in found]
+
+
+def _subject(stage: Path, found: checkpoint.Checkpoint, name: str) -> Subject:
+    return Subject(name, found.model, configs.load(stage / "config.toml"))
+
+
+def protocols(dataset: Dataset, split: str) -> list[Protocol]:
+    """One for plain splits; one a task where the split holds several."""
+    examples = dataset.split(split)
+    if not len(examples):
+        raise UserError(f"the split {split} is empty", why="there is nothing to evaluate", fix="choose another split")
+    tasks = sorted(set(examples.tasks))
+    if len(tasks) == 1:
+        return [Protocol(split, examples, np.arange(len(examples)))]
+    of = np.array(examples.tasks)
+    rows = {task: np.flatnonzero(of == task) for task in tasks}
+    return [Protocol(f"{split}.{task}", examples.select(rows[task]), rows[task]) for task in tasks]
+
+
+def evaluate_model(subject: Subject, split: str, folder: Path) -> list[EvaluationResult]:
+    """Evaluate one model on every task of a split and write the results below ``folder``."""
+    world, policy = load_world(subject.config, subject.model)
+    measures = Measures.make(world.dataset, subject.config)
+    width = subject.config.eval.beam_width
+    results = []
+    for protocol in protocols(world.dataset, split):
+        begin = time.perf_counter()
+        values: dict[str, PerUser] = {}
+        if (protocol.examples.labels >= 0).all():
+            score = label_scores(policy, world, protocol.examples)
+            found = {"auc": Metric(value=metrics.auc(score, protocol.examples.labels))}
+        else:
+            prompts = world.writer.prompts(protocol.examples)
+            items = rank(policy, world.trie, prompts, width, max(measures.ks)).items
+            values = measures.per_user(items, protocol.examples)
+            found = measures.summary(items, values)
+        result = EvaluationResult(
+            name=subject.name,
+            kind="model",
+            checkpoint=str(subject.model.parent),
+            split=protocol.name,
+            num_examples=len(protocol.examples),
+            beam_width=width,
+            seconds=round(time.perf_counter() - begin, 3),
+            metrics=found,
+        )
+        save_result(result, folder, per_user=values, examples=protocol.rows)
+        results.append(result)
+    return results
+
+
+def evaluate_baselines(dataset: Dataset, config: RunConfig, split: str, folder: Path) -> list[EvaluationResult]:
+    """Popularity, item-kNN and, where it is known, the optimum: on the same examples, with the same metrics."""
+    measures = Measures.make(dataset, config)
+    results = []
+    for protocol in protocols(dataset, split):
+        if (protocol.examples.labels >= 0).any() or not len(dataset.train):
+            continue
+        results += [_baseline(name, dataset, measures, protocol, folder) for name in BASELINES]
+        if dataset.meta.get("format") == "synthetic" and dataset.meta.get("split") == "leave-one-out":
+            results.append(_optimum(dataset, measures, protocol, folder))
+    return results
+
+
+def _baseline(name: str, dataset: Dataset, measures: Measures, protocol: Protocol, folder: Path) -> EvaluationResult:
+    begin = time.perf_counter()
+    part, options = resolve(BASELINES, Choice(kind=name), where="baseline")
+    scorer = part.run(dataset.train, len(dataset.catalog), options)
+    items = recommend(scorer, protocol.examples.history, max(measures.ks))
+    values = measures.per_user(items, protocol.examples)
+    result = EvaluationResult(
+        name=name,
+        kind="baseline",
+        split=protocol.name,
+        num_examples=len(protocol.examples),
+        seconds=round(time.perf_counter() - begin, 3),
+        metrics=measures.summary(items, values),
+    )
+    save_result(result, folder, per_user=values, examples=protocol.rows)
+    return result
+
+
+def _optimum(dataset: Dataset, measures: Measures, protocol: Protocol, folder: Path) -> EvaluationResult:
+    begin = time.perf_counter()
+    expected = optimum(dataset.meta, protocol.examples, measures.ks)["expected"]
+    result = EvaluationResult(
+        name="optimum",
+        kind="optimum",
+        split=protocol.name,
+        num_examples=len(protocol.examples),
+        seconds=round(time.perf_counter() - begin, 3),
+        metrics={name: Metric(value=value) for name, value in expected.items()},
+    )
+    save_result(result, folder)
+    return result
+
+
+@torch.no_grad()
+def label_scores(policy: TransformersPolicy, world: World, examples: Examples) -> NDArray[np.float64]:
+    """[U]: P(yes) / (P(yes) + P(no)) from the first token of either word (METHODS E-2, label prediction)."""
+    prompts = world.writer.prompts(examples)
+    words = torch.tensor([world.writer.label_token(label) for label in range(len(LABELS))], device=policy.device)
+    scores = np.empty(len(prompts))
+    targets = no_targets(len(prompts))
+    for rows in length_batches(prompts, policy.token_budget, 0):
+        _, hidden = policy.prefill(prompt_batch(prompts, targets, rows, policy.device))
+        logits = policy.candidate_logits(hidden, words.expand(len(rows), 1, -1))
+        scores[rows] = logits.softmax(-1)[:, 0, 1].double().cpu().numpy()
+    return scores
+
+
+def evaluate(paths: list[Path], split: str, say: Callable[[str], None]) -> tuple[list[EvaluationResult], Path]:
+    """Evaluate everything that the paths name, with the baselines of the first one's data.
+
+    Returns:
+        The results in the order of the paths, baselines first, and the folder that holds them.
+
+    Raises:
+        UserError: a path names nothing, or the paths use different data.
+    """
+    found = [subject for path in paths for subject in subjects(path)]
+    if len(paths) > 1:
+        names = [subject.name for subject in found]
+        found = [
+            Subject(f"{subject.config.run.name}-{subject.name}", subject.model, subject.config)
+            if names.count(subject.name) > 1
+            else subject
+            for subject in found
+        ]
+    first = found[0].config
+    for subject in found[1:]:
+        if subject.config.data.path.resolve() != first.data.path.resolve():
+            raise UserError(
+                f"{subject.model.parent} was trained on {subject.config.data.path}",
+                why=f"the others were on {first.data.path}, and a table compares like with like",
+                fix="evaluate them in separate calls",
+            )
+    folder = first.folder / "evaluation"
+    results = []
+    for subject in found:  # before the baselines: what can be wrong is wrong here, and then nothing is written
+        say(f"{subject.name} on {split}: {subject.model.parent}")
+        results += evaluate_model(subject, split, folder)
+    say(f"baselines on {split}")
+    return evaluate_baselines(datasets.load(first.data.path), first, split, folder) + results, folder

@@ -1,0 +1,96 @@
+"""Items for one user, from a trained run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from recrl.data.dataset import Catalog, Examples
+from recrl.data.ragged import Ragged
+from recrl.errors import UserError, nearest
+from recrl.evaluation.evaluate import Subject, subjects
+from recrl.evaluation.protocols import rank
+from recrl.training.setup import load_world
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """One item: ``score`` is the natural log-probability of its SID."""
+
+    rank: int
+    item_id: str
+    title: str
+    score: float
+    sid: str
+
+
+def latest_run(folder: Path) -> Path:
+    """The run below ``folder`` that trained last.
+
+    Raises:
+        UserError: there is none.
+    """
+    runs = [path for path in folder.glob("*") if any((path / stage / "latest").exists() for stage in ("sft", "rl"))]
+    if not runs:
+        raise UserError(f"no run below {folder}", why="nothing was trained there", fix="name one with --run")
+    return max(runs, key=lambda path: (path.stat().st_mtime, path.name))
+
+
+def parse_user(text: str, catalog: Catalog) -> list[int]:
+    """Item ids apart by spaces or commas, oldest first -> item indices.
+
+    Raises:
+        UserError: none is named, or one is not in the catalogue.
+    """
+    index = {item_id: place for place, item_id in enumerate(catalog.item_ids)}
+    named = text.replace(",", " ").split()
+    if not named:
+        raise UserError(
+            "the user's history is empty", why="there is nothing to go on", fix='name items, such as --user "12 845"'
+        )
+    unknown = [item_id for item_id in named if item_id not in index]
+    if unknown:
+        raise UserError(
+            f"item {unknown[0]!r} is not in the catalogue"
+            + (f", nor are {len(unknown) - 1} more" if unknown[1:] else ""),
+            why=f"it has {len(catalog)} items",
+            fix=nearest(unknown[0], catalog.item_ids[:20])
+            if len(catalog) <= 20
+            else f"ids look like {catalog.item_ids[0]!r}",
+        )
+    return [index[item_id] for item_id in named]
+
+
+def best_subject(path: Path) -> Subject:
+    """RL's model where there is one, else SFT's; or the checkpoint that the path names."""
+    return subjects(path)[-1]
+
+
+def recommend(subject: Subject, user: str, k: int) -> list[Recommendation]:
+    """The ``k`` most probable items for a history, ranked as evaluation ranks them.
+
+    Raises:
+        UserError: the history is empty or names an unknown item, or ``k`` is above the number of items.
+    """
+    world, policy = load_world(subject.config, subject.model)
+    catalog = world.dataset.catalog
+    history = parse_user(user, catalog)
+    if not 1 <= k <= len(catalog):
+        raise UserError(f"--k {k}", why=f"the catalogue has {len(catalog)} items", fix=f"choose 1 to {len(catalog)}")
+    nobody = np.zeros(1, np.int32)
+    examples = Examples.plain(nobody, Ragged.from_lists([history]), Ragged.from_lists([[0]]))
+    width = max(k, subject.config.eval.beam_width)
+    found = rank(policy, world.trie, world.writer.prompts(examples), width, k)
+    return [
+        Recommendation(
+            place + 1,
+            catalog.item_ids[item],
+            catalog.titles[item],
+            float(score),
+            "".join(world.index.tokens(int(item))),
+        )
+        for place, (item, score) in enumerate(zip(found.items[0], found.scores[0], strict=True))
+        if item >= 0
+    ]

@@ -1,0 +1,1 @@
+"""What machines can do: profiles of known ones, and what this one has."""

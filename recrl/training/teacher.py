@@ -1,0 +1,89 @@
+"""Soft targets for SFT from a collaborative scorer.
+
+A next-item loss sees one target a position; a scorer that counts co-occurrence over all users knows which other items
+would have done. Its best items become responses of the shared-prefix layout, weighted by their scores: a positive-only
+distillation, in which nothing is pushed down that the softmax does not push down itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from recrl.baselines import BASELINES, Scorer
+from recrl.components import resolve
+from recrl.config import RunConfig, TeacherSection
+from recrl.data.prompts import PromptWriter
+from recrl.data.ragged import Ragged
+from recrl.evaluation.metrics import top_k
+from recrl.evaluation.protocols import no_targets, prompt_batch
+from recrl.groups import PackedGroups
+from recrl.seeding import generator
+from recrl.training.rows import RowMaker, next_examples
+from recrl.training.setup import World
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A fitted scorer and what turns its items into packed rows."""
+
+    scorer: Scorer
+    options: TeacherSection
+    rows: RowMaker
+    writer: PromptWriter
+    device: torch.device
+    seed: int
+
+    @classmethod
+    def make(cls, config: RunConfig, world: World, rows: RowMaker) -> Teacher:
+        """Fit the scorer on the training sequences, and on nothing else."""
+        part, options = resolve(BASELINES, config.sft.teacher.scorer, where="sft.teacher.scorer")
+        scorer = part.run(world.dataset.train, len(world.dataset.catalog), options)
+        return cls(scorer, config.sft.teacher, rows, world.writer, world.device, config.run.seed)
+
+    def batch(self, step: int) -> PackedGroups:
+        """Histories of one step with their soft targets; ``advantage`` holds the weights, which sum to 1 a history.
+
+        Histories in which the scorer knows nothing are left out.
+        """
+        train = self.rows.dataset.train
+        rng = generator(self.seed, "teacher", step)
+        chosen = np.sort(rng.integers(len(train), size=self.options.prompts))
+        sequences = type(train)(train.users[chosen], train.items.select(chosen), train.first_target[chosen])
+        examples = next_examples(sequences, "next", rng)
+        history = examples.history.tail(self.writer.history_limit)
+        scores = np.array(self.scorer.scores(history), np.float32)
+        if self.options.exclude_history:
+            scores[np.repeat(np.arange(len(history)), history.lengths), history.values] = 0
+        items = top_k(scores, self.options.responses).astype(np.int64)
+        weights = np.maximum(np.take_along_axis(scores, items, 1), 0)
+        known = weights.sum(1) > 0
+        items, weights = items[known], weights[known] / weights[known].sum(1, keepdims=True)
+        prompts = self.writer.prompts(examples.select(np.flatnonzero(known)))
+        return self._packed(prompts, items, weights)
+
+    def _packed(self, prompts: Ragged, items: NDArray[Any], weights: NDArray[Any]) -> PackedGroups:
+        row, column = np.nonzero(weights > 0)
+        chosen = items[row, column]
+        responses, nodes = self.rows.responses.select(chosen), self.rows.item_nodes.select(chosen)
+        mask = np.arange(int(responses.lengths.max())) < responses.lengths[:, None]
+        tokens, places = np.zeros(mask.shape, np.int64), np.zeros(mask.shape, np.int64)
+        tokens[mask], places[mask] = responses.values, nodes.values
+        first = np.searchsorted(row, np.arange(len(prompts)))
+
+        def tensor(values: NDArray[Any]) -> torch.Tensor:
+            return torch.from_numpy(values).to(self.device)
+
+        return PackedGroups(
+            prompt_batch(prompts, no_targets(len(prompts)), np.arange(len(prompts)), self.device),
+            tensor(row),
+            tensor(np.arange(len(row)) - first[row]),
+            tensor(tokens),
+            tensor(mask),
+            tensor(places),
+            tensor(weights[row, column].astype(np.float32)),
+        )

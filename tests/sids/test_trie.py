@@ -1,0 +1,111 @@
+"""The trie against a set of tuples."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from recrl.data.ragged import Ragged
+from recrl.sids.trie import ROOT, Trie, build_trie
+
+Row = tuple[int, ...]
+
+
+@st.composite
+def prefix_free(draw: st.DrawFn) -> list[Row]:
+    """Rows of 1 to 4 tokens below 5, none a prefix of another; some repeat."""
+    wanted = draw(st.lists(st.lists(st.integers(0, 4), min_size=1, max_size=4).map(tuple), min_size=1, max_size=25))
+    kept: list[Row] = []
+    for row in wanted:
+        if not any(row != other and row[: len(other)] == other[: len(row)] for other in kept):
+            kept.append(row)
+    return kept
+
+
+def walk(trie: Trie, rows: list[Row]) -> list[int]:
+    width = max(len(row) for row in rows)
+    tokens = torch.tensor([list(row) + [0] * (width - len(row)) for row in rows])
+    return trie.walk(tokens, torch.tensor([len(row) for row in rows])).tolist()
+
+
+def build(rows: list[Row]) -> Trie:
+    return build_trie(Ragged.from_lists(rows))
+
+
+@given(prefix_free())
+def test_a_walk_along_a_row_ends_at_its_lowest_equal(rows: list[Row]) -> None:
+    trie = build(rows)
+    assert walk(trie, rows) == [rows.index(row) for row in rows]
+
+
+@given(prefix_free(), st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=5).map(tuple), min_size=1, max_size=20))
+def test_what_is_no_row_is_refused(rows: list[Row], others: list[Row]) -> None:
+    strange = [row for row in others if row not in rows] or [(9,)]
+    assert walk(build(rows), strange) == [-1] * len(strange)
+
+
+@given(prefix_free())
+def test_the_tables_hold_each_prefix_once_with_sorted_edges(rows: list[Row]) -> None:
+    trie = build(rows)
+    prefixes = {row[:length] for row in rows for length in range(len(row) + 1)}
+    assert len(trie.start) == len(prefixes)
+    assert len(trie.token) == len(prefixes) - 1
+    for node in range(len(trie.start)):
+        begin, count = int(trie.start[node]), int(trie.count[node])
+        tokens = trie.token[begin : begin + count].tolist()
+        assert tokens == sorted(set(tokens))
+    assert trie.depth == max(len(row) for row in rows)
+    for depth, fanout in enumerate(trie.fanout):
+        inner = {row[:depth] for row in rows if len(row) > depth}
+        children = [len({row[depth] for row in rows if row[:depth] == prefix and len(row) > depth}) for prefix in inner]
+        assert fanout == max(children)
+
+
+@given(prefix_free())
+def test_leaves_are_where_rows_end_and_equal_rows_share_one(rows: list[Row]) -> None:
+    trie = build(rows)
+    leaves = trie.leaf.tolist()
+    assert all(trie.count[leaf] == 0 for leaf in leaves)
+    for left, first in zip(rows, leaves, strict=True):
+        for right, second in zip(rows, leaves, strict=True):
+            assert (left == right) == (first == second)
+    assert int((trie.item >= 0).sum()) == len(set(rows))
+
+
+@given(prefix_free(), st.data())
+def test_a_prefix_of_another_row_is_refused(rows: list[Row], data: st.DataObject) -> None:
+    row = data.draw(st.sampled_from(rows))
+    longer = (*row, 0)
+    with pytest.raises(ValueError, match="prefix"):
+        build([*rows, longer])
+
+
+@pytest.mark.parametrize("rows", [[], [()], [(1,), ()]])
+def test_rows_without_tokens_are_refused(rows: list[Row]) -> None:
+    with pytest.raises(ValueError, match="at least one token"):
+        build(rows)
+
+
+def test_edges_of_a_batch_by_hand() -> None:
+    trie = build([(7, 1), (3, 4), (3, 2), (5,)])
+    edge, exists = trie.edges(torch.tensor([[ROOT, 1]]), 4)  # node 1 is behind token 3, the lowest
+    assert exists.tolist() == [[[True, True, True, False], [True, True, False, False]]]
+    assert trie.token[edge][0, 0, :3].tolist() == [3, 5, 7]
+    assert trie.token[edge][0, 1, :2].tolist() == [2, 4]
+
+
+def test_a_step_follows_an_edge_or_leads_nowhere() -> None:
+    trie = build([(3, 4), (3, 2), (5,)])
+
+    def step(node: int, token: int) -> Tensor:
+        return trie.step(torch.tensor(node), torch.tensor(token))
+
+    at_three = step(ROOT, 3)
+    assert trie.item[step(int(at_three), 4)] == 0
+    assert trie.item[step(int(at_three), 2)] == 1
+    assert step(ROOT, 4) == -1
+    assert step(-1, 3) == -1
+    assert step(int(step(ROOT, 5)), 5) == -1  # nothing follows a leaf
