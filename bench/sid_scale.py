@@ -16,6 +16,7 @@ from recrl.components import Choice
 from recrl.sids.codes import with_suffixes
 from recrl.sids.quantizers import QUANTIZERS, resolve_quantizer
 from recrl.sids.statistics import statistics
+from recrl.sids.threads import one_thread
 
 
 def main() -> None:
@@ -31,7 +32,8 @@ def main() -> None:
     quantizer, options = resolve_quantizer(Choice(kind=given.quantizer), where="--quantizer")
     sizes = (given.codes,) * given.levels
     start = time.perf_counter()
-    quantized = quantizer.run(points, sizes, options, given.seed)
+    with one_thread():  # as in a build
+        quantized = quantizer.run(points, sizes, options, given.seed)
     seconds = time.perf_counter() - start
     figures = statistics(with_suffixes(quantized.codes, sizes), [""] * len(points), points, quantized.reconstruction)
     smallest = [int(np.bincount(column, minlength=given.codes).min()) for column in quantized.codes.T]

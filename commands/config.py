@@ -46,7 +46,8 @@ def schema(as_json: bool) -> None:
     if as_json:
         echo_json(config_help.json_schema())
         return
-    click.echo("Keys of a config. A part is a table with `kind` and the options of that kind, listed below.\n")
+    click.echo("Keys of a config. A part is a table with `kind` and the options of that kind, listed below.")
+    click.echo("The kinds of `data` are the formats of `recrl data`, and their options go with its -O.\n")
     click.echo(_table(config_help.section_keys()))
     for family in config_help.FAMILIES:
         for part in config_help.part_help(family):

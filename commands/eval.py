@@ -11,7 +11,9 @@ from recrl.commands.options import echo_json, json_option
 
 @click.command("eval")
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PATH...")
-@click.option("--split", type=click.Choice(["valid", "test"]), default="test", show_default=True)
+@click.option(
+    "--split", type=click.Choice(["valid", "test"]), default="test", show_default=True, help="Examples to score."
+)
 @json_option
 def evaluate(paths: tuple[Path, ...], split: str, as_json: bool) -> None:
     """Evaluate runs, stages and checkpoints side by side, beside popularity and item-kNN.

@@ -69,6 +69,8 @@ def resolve(table: Table, choice: Choice, *, where: str) -> tuple[Part, Options]
             why, fix = f"kind {choice.kind!r} has no such option", nearest(str(first["loc"][-1]), known)
         else:
             why, fix = first["msg"], f"`recrl config schema` lists the options of kind {choice.kind!r}"
+        if first["type"] == "value_error":  # a rule of the part's own, between its options
+            why = str(first["ctx"]["error"])
         raise ConfigError(f"{key} = {first['input']!r}", why=why, fix=fix) from None
 
 

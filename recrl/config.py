@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import tomllib
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -22,6 +22,9 @@ TASKS = ("next", "sid_to_title", "title_to_sid", "titles_to_sid", "sids_to_title
 RL_TASKS = ("next", "titles_to_sid")
 """Tasks about a history that an item's SID answers."""
 RECIPES = Path(__file__).parent / "recipes"
+
+
+Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Section(BaseModel):
@@ -45,7 +48,7 @@ class RunSection(Section):
     """Where runs are kept."""
     seed: int = Field(0, ge=0)
     """Every random number of the run follows from it."""
-    threads: int = Field(0, ge=0)
+    threads: int = Field(0, ge=0, le=1024)
     """CPU threads; 0 leaves it to torch. Part of what makes a run repeat bit for bit."""
 
 
@@ -74,6 +77,8 @@ class ModelSection(Section):
     """Changes to the preset's shape, by the names of Hugging Face's config (``hidden_size`` ...)."""
     text_vocab_size: int = Field(0, ge=0)
     """Entries of a byte-level BPE trained on the catalogue's text; 0: SIDs alone. Presets only."""
+    sid_init: Literal["codebook", "random"] = "codebook"
+    """Embeddings of a preset's SID tokens at the start: the codebooks' centroids, turned and scaled, or random ones."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """Dropout on embeddings and on every block's output, in SFT. The saved model is a stock one."""
 
@@ -146,7 +151,7 @@ class SftSection(Section):
     warmup_steps: int = Field(100, ge=0)
     weight_decay: float = Field(0.01, ge=0)
     clip_grad: float = Field(1.0, gt=0)
-    betas: tuple[float, float] = (0.9, 0.98)
+    betas: tuple[Share, Share] = (0.9, 0.98)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     ema_decay: float = Field(0.0, ge=0, lt=1)
     """Average of the weights that is evaluated and saved as the model; 0 is off."""
@@ -193,7 +198,7 @@ class RlSection(Section):
     warmup_steps: int = Field(10, ge=0)
     weight_decay: float = Field(0.0, ge=0)
     clip_grad: float = Field(1.0, gt=0)
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Share, Share] = (0.9, 0.999)
     eval_every: int = Field(20, ge=1)
     """Steps between validations. The start is always validated."""
     max_ndcg_drop: float = Field(0.02, ge=0)
@@ -269,9 +274,9 @@ def load(path: Path, overrides: tuple[str, ...] = (), *, recipe: str | None = No
     user = read_toml(path)
     for text in overrides:
         _override(user, text)
-    if recipe is not None:
-        user.setdefault("rl", {})["recipe"] = recipe
-    rl = user.get("rl")
+    rl = user.setdefault("rl", {})
+    if recipe is not None and isinstance(rl, dict):
+        rl["recipe"] = recipe
     chosen = rl.get("recipe") if isinstance(rl, dict) else None
     layered = merge(read_recipe(chosen), user) if isinstance(chosen, str) else user
     return check(layered, str(path))
@@ -319,6 +324,7 @@ def read_recipe(name: str) -> dict[str, Any]:
         raise ConfigError(f"rl.recipe = {name!r}", why="there is no such recipe", fix=nearest(name, known))
     values = read_toml(path)
     values.pop("about", None)
+    check(values, str(path))  # on its own, so that an error names the recipe and not the file that asks for it
     return values
 
 

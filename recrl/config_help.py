@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -18,14 +18,16 @@ from recrl.config import RunConfig, Section
 EXAMPLE = Path(__file__).parent / "example.toml"
 
 FAMILIES = {
+    "data": "recrl.data.readers:READERS",
     "sid.encoder": "recrl.sids.encoders:ENCODERS",
     "sid.quantizer": "recrl.sids.quantizers:QUANTIZERS",
+    "sft.teacher.scorer": "recrl.baselines:BASELINES",
     "rl.rollout": "recrl.rollout:ROLLOUTS",
     "rl.rewards": "recrl.rewards:REWARDS",
     "rl.signal": "recrl.signals:SIGNALS",
     "rl.objective": "recrl.objectives:OBJECTIVES",
 }
-"""Config key -> the table of the parts that it may name."""
+"""Config key -> the table of the parts that it may name; "data" are the formats and -O options of ``recrl data``."""
 
 BOUNDS = (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<"))
 TYPE_NAMES = {Path: "path", str: "text", Choice: "part"}
@@ -108,6 +110,8 @@ def _type_name(annotation: Any) -> str:
         return " | ".join(json.dumps(value) for value in inner)
     if origin in (Union, UnionType):
         return " | ".join(_type_name(one) for one in inner if one is not NoneType)
+    if origin is Annotated:
+        return _type_name(inner[0])
     if origin is dict:
         return f"table of {_type_name(inner[1])}"
     if origin is list or (origin is tuple and Ellipsis in inner):

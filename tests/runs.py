@@ -59,5 +59,12 @@ def metrics(stage: Path, *, timed: bool = False) -> list[dict[str, float]]:
     lines = [json.loads(line) for line in (stage / "metrics.jsonl").read_text().splitlines()]
     if timed:
         return lines
-    clocks = ("time", "perf")
+    clocks = ("time_s", "timing_s/", "perf/")
     return [{key: value for key, value in line.items() if not key.startswith(clocks)} for line in lines]
+
+
+def command(arguments: list[str]) -> None:
+    """The command line in a process of its own."""
+    from recrl.commands.main import main
+
+    main(arguments)

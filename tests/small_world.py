@@ -1,12 +1,12 @@
 """A prepared, trained world in a folder: what commands work on, small enough to be copied for every test.
 
-    data/  sids/       60 users, 40 items of the embedded marketplace
-    other/             another data set; other-sids/ its SIDs
-    untrained/         a data set that came without a train split; untrained-sids/ its SIDs
-    decoder/           a Hugging Face folder whose tokenizer knows no SID
-    raw/               sequences.txt and items.jsonl
-    run.toml           names data/, sids/ and runs/small
-    runs/small/sft     one epoch of a tiny model
+data/  sids/       60 users, 40 items of the embedded marketplace
+other/             another data set; other-sids/ its SIDs
+untrained/         a data set that came without a train split; untrained-sids/ its SIDs
+decoder/           a Hugging Face folder whose tokenizer knows no SID
+raw/               sequences.txt and items.jsonl
+run.toml           names data/, sids/ and runs/small
+runs/small/sft     one epoch of a tiny model
 """
 
 from __future__ import annotations
@@ -43,8 +43,7 @@ kind = "tfidf-svd"
 [sid.quantizer]
 kind = "rq-kmeans"
 [model]
-preset = "tiny"
-shape = {hidden_size = 32, num_hidden_layers = 1}
+%s
 [sft]
 epochs = 1
 batch_size = 32
@@ -60,11 +59,13 @@ beam_width = 20
 valid_beam_width = 10
 bootstrap = 20
 """
+MODEL = """preset = "tiny"
+shape = {hidden_size = 32, num_hidden_layers = 1}"""
 
 
 def build_small_world(folder: Path) -> None:
     """Fill ``folder``; the current folder must be it, since the paths of its config are relative."""
-    Path("run.toml").write_text(RUN_TOML)
+    Path("run.toml").write_text(RUN_TOML % MODEL)
     prepare("synthetic", None, folder / "data", options=MARKET)
     prepare("synthetic", None, folder / "other", options=MARKET | {"seed": 1})
     _without_training(folder / "data", folder / "untrained")

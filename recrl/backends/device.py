@@ -31,7 +31,7 @@ def choose_device(wanted: str) -> torch.device:
         return device
     try:
         device = torch.device(wanted)
-        torch.empty(1, device=device)
+        torch.empty(1, device=device).cpu()  # "meta" has no data to give back
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(

@@ -19,8 +19,8 @@ from scipy import sparse
 
 from recrl.components import Options, Part
 from recrl.data.dataset import Sequences
+from recrl.data.frequency import training_counts
 from recrl.data.ragged import Ragged
-from recrl.evaluation.diversity import training_counts
 
 
 class ItemKnnOptions(Options):

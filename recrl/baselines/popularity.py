@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from recrl.components import Options, Part
 from recrl.data.dataset import Sequences
+from recrl.data.frequency import training_counts
 from recrl.data.ragged import Ragged
-from recrl.evaluation.diversity import training_counts
 
 
 @dataclass(frozen=True)

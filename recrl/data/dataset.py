@@ -171,7 +171,7 @@ def load(folder: Path) -> Dataset:
     items = _read(folder / "items.parquet", "item_id", "title", "description", "brand", "category").to_pydict()
     train = _read(folder / "train.parquet", "user", "items", "first_target")
     sids = [tuple(sid) for sid in items["sid"]] if "sid" in items else None
-    return Dataset(
+    dataset = Dataset(
         Catalog(items["item_id"], items["title"], items["description"], items["brand"], items["category"], sids),
         _read(folder / "users.parquet", "user_id")["user_id"].to_pylist(),
         Sequences(_numpy(train, "user"), _ragged(train, "items"), _numpy(train, "first_target")),
@@ -180,6 +180,10 @@ def load(folder: Path) -> Dataset:
         _read_examples(folder / "test.parquet"),
         meta,
     )
+    if fingerprint(dataset) != meta.get("fingerprint"):
+        why = "its items or training sequences do not match the fingerprint in dataset.json"
+        raise DataError(f"the data set at {folder} is broken", why=why, fix=fix)
+    return dataset
 
 
 def fingerprint(dataset: Dataset) -> str:

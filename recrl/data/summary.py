@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from typing import Any
 
@@ -10,43 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recrl.data.dataset import Dataset
+from recrl.data.frequency import cold_items, dataset_counts
 
 COLD_FRACTION = 0.2
 TOP_CATEGORIES = 10
 QUANTILES = {"min": 0.0, "p25": 0.25, "p50": 0.5, "p75": 0.75, "p95": 0.95, "max": 1.0}
 
 
-def train_counts(dataset: Dataset) -> NDArray[np.int64]:
-    """[items] how often an item occurs in training data.
-
-    Of a sequence the targets count, and the first item too where ``first_target`` is 1: so a whole history counts every
-    interaction once, and so do the sliding samples of one. Of training examples history and targets count.
-    """
-    items, first = dataset.train.items, dataset.train.first_target
-    position = np.arange(len(items.values)) - np.repeat(items.offsets[:-1], items.lengths)
-    starts = np.repeat(np.where(first == 1, 0, first), items.lengths)
-    examples = dataset.train_examples
-    values = np.concatenate([items.values[position >= starts], examples.history.values, examples.targets.values])
-    return np.bincount(values, minlength=len(dataset.catalog))
-
-
-def cold_items(dataset: Dataset, fraction: float = COLD_FRACTION, seed: int = 0) -> NDArray[np.int64]:
-    """The ``floor(fraction * items)`` items of least training frequency (METHODS A-8), as sorted item indices.
-
-    Ties are cut by a hash of seed and item id, so the choice does not follow the order of the catalogue. Items that
-    training never shows are the coldest.
-    """
-    counts = train_counts(dataset)
-    keys = [
-        hashlib.blake2b(f"{seed}:{item_id}".encode(), digest_size=8).digest() for item_id in dataset.catalog.item_ids
-    ]
-    order = np.lexsort((np.array([int.from_bytes(key, "big") for key in keys], np.uint64), counts))
-    return np.sort(order[: int(fraction * len(order))])
-
-
 def summarise(dataset: Dataset, interactions: int | None) -> dict[str, Any]:
     """Numbers for ``dataset.json`` and the table; ``interactions`` is None where the source came split."""
-    counts = train_counts(dataset)
+    counts = dataset_counts(dataset)
+    cold = cold_items(counts, dataset.catalog.item_ids, fraction=COLD_FRACTION)
     num_users, num_items = len(dataset.user_ids), len(dataset.catalog)
     cells = num_users * num_items
     categories = Counter(category for category in dataset.catalog.categories if category)
@@ -69,7 +42,7 @@ def summarise(dataset: Dataset, interactions: int | None) -> dict[str, Any]:
         "cold_items": {
             "count": int(COLD_FRACTION * num_items),
             "definition": f"the {COLD_FRACTION:.0%} of items of least training frequency, ties by hash",
-            "max_count": int(counts[cold_items(dataset)].max(initial=0)),
+            "max_count": int(counts[cold].max(initial=0)),
             "never_in_train": int((counts == 0).sum()),
         },
         "categories": {

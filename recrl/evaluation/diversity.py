@@ -6,7 +6,6 @@ Letters: U users, K positions of a list, N items, C categories, D embedding widt
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -14,7 +13,6 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from recrl.data.dataset import Sequences
 from recrl.data.ragged import Ragged
 from recrl.evaluation.metrics import Bools, Floats, Ints, PerUser, check_targets, first_k, first_occurrence, hits
 
@@ -100,37 +98,6 @@ def coverage_at(predictions: Ints, num_items: int, k: int) -> float:
     """Share of the catalogue that stands in the first k of any user."""
     shown = first_k(predictions, k)
     return len(np.unique(shown[shown >= 0])) / num_items
-
-
-def training_counts(train: Sequences, num_items: int) -> NDArray[np.int64]:
-    """[N]: how often every item occurs in the training interactions.
-
-    Of a sliding sample only the targets count: its history repeats interactions of the samples before it. A row whose
-    targets begin at its second item counts whole, because no sample before it holds the first.
-    """
-    items = train.items
-    position = np.arange(len(items.values)) - np.repeat(items.offsets[:-1], items.lengths)
-    first = np.repeat(np.where(train.first_target <= 1, 0, train.first_target), items.lengths)
-    return np.bincount(items.values[position >= first], minlength=num_items)
-
-
-def cold_items(counts: Ints, item_ids: Sequence[str], *, fraction: float = 0.2, seed: int = 0) -> Bools:
-    """[N]: True for the ``floor(fraction * N)`` items that training saw least, never seen ones included.
-
-    Ties are large (an eighth of Toys has a count of 4), so they are settled by a hash of the seed and the item's own
-    id: the same on every machine and whatever the order of the catalogue.
-
-    Raises:
-        ValueError: the two have different lengths, or the fraction is not within 0..1.
-    """
-    if len(counts) != len(item_ids) or not 0 <= fraction <= 1:
-        raise ValueError(f"{len(counts)} counts for {len(item_ids)} items, fraction {fraction}")
-    keys = [hashlib.blake2b(f"{seed}:{item}".encode(), digest_size=8).digest() for item in item_ids]
-    tie = np.array([int.from_bytes(key, "big") for key in keys], np.uint64)
-    cold = np.zeros(len(counts), np.bool_)
-    num_cold = int(fraction * len(counts) + 1e-9)  # 0.29 * 100 is 28.999999999999996
-    cold[np.lexsort((tie, counts))[:num_cold]] = True
-    return cold
 
 
 def cold_recall_at(

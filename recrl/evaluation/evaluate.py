@@ -24,6 +24,7 @@ from recrl.components import Choice, resolve
 from recrl.config import RunConfig
 from recrl.data import dataset as datasets
 from recrl.data.dataset import Dataset, Examples
+from recrl.data.frequency import cold_items, dataset_counts
 from recrl.data.optimum import optimum
 from recrl.data.prompts import LABELS
 from recrl.errors import DataError, UserError
@@ -80,12 +81,12 @@ class Measures:
     @classmethod
     def make(cls, dataset: Dataset, config: RunConfig) -> Measures:
         catalog = dataset.catalog
-        counts = diversity.training_counts(dataset.train, len(catalog))
+        counts = dataset_counts(dataset)
         return cls(
             config.eval.k,
             diversity.category_codes(catalog.categories),
             _text_embedding(dataset, config.run.seed),
-            diversity.cold_items(counts, catalog.item_ids, fraction=config.eval.cold_fraction, seed=config.run.seed),
+            cold_items(counts, catalog.item_ids, fraction=config.eval.cold_fraction, seed=config.run.seed),
             config.run.seed,
             config.eval.bootstrap,
         )

@@ -8,12 +8,14 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
 from transformers.utils.logging import disable_progress_bar
 
 from recrl.errors import UserError
 from recrl.models.shared_prefix import ATTENTION
 
 logger = logging.getLogger(__name__)
+transformers_logging.disable_progress_bar()  # a bar for one small file, in the midst of our own
 NOISE = 0.02
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from recrl.errors import ConfigError, nearest
 
+RANDOM_SHARE = 0.3
 BOS, END, PAD, UNKNOWN = "<|bos|>", "<|end|>", "<|pad|>", "<|unk|>"
 
 SHAPES: dict[str, dict[str, int]] = {
@@ -70,6 +73,28 @@ def _check_sizes(values: dict[str, int | float | bool]) -> None:
         raise ConfigError(
             "model.shape", why="num_attention_heads must be a multiple of num_key_value_heads", fix="change one"
         )
+
+
+@torch.no_grad()
+def start_from_codebooks(model: PreTrainedModel, token_ids: list[int], codebooks: list[NDArray[np.float32]]) -> None:
+    """Let SID tokens start near each other where their centroids are.
+
+    The centroids of all levels, turned onto their principal directions and scaled to the spread of the random start,
+    plus ``RANDOM_SHARE`` of that start, which keeps equal centroids apart.
+
+    Args:
+        token_ids: of level 0's codes, level 1's and so on.
+        codebooks: [size, d] of every level.
+    """
+    matrix = model.get_input_embeddings().weight
+    centroids = torch.from_numpy(np.concatenate(codebooks))
+    left, values, _ = torch.linalg.svd(centroids, full_matrices=False)
+    width = min(matrix.shape[1], len(values))
+    turned = torch.zeros(len(centroids), matrix.shape[1])
+    turned[:, :width] = left[:, :width] * values[:width]
+    rows = torch.tensor(token_ids[: len(centroids)])
+    spread = matrix[rows].std()
+    matrix[rows] = turned * (spread / turned.std().clamp(min=1e-12)) + RANDOM_SHARE * matrix[rows]
 
 
 def preset_tokenizer(texts: Iterable[str], text_vocab_size: int) -> PreTrainedTokenizerFast:

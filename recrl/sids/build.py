@@ -19,6 +19,7 @@ from recrl.sids.codes import SidIndex, save, with_suffixes
 from recrl.sids.encoders import Arrays, prefixed, resolve_encoder
 from recrl.sids.quantizers import Quantizer, resolve_quantizer
 from recrl.sids.statistics import statistics
+from recrl.sids.threads import one_thread
 
 ITEM_IDS = "item_ids.json"
 
@@ -101,7 +102,8 @@ def _build_from_embedding(
         )
     encoded = encoder.run(dataset.catalog, dataset.train, encoder_options, seed)
     check_finite(encoded.embedding, dataset.catalog.item_ids)
-    quantized = quantizer.run(encoded.embedding, plan.sizes, options, seed)
+    with one_thread():
+        quantized = quantizer.run(encoded.embedding, plan.sizes, options, seed)
     sizes = tuple(min(size, len(dataset.catalog)) for size in plan.sizes)
     meta["encoder"] = _record(plan.encoder, encoder_options, encoded.notes)
     meta["quantizer"] = _record(plan.quantizer, options, quantized.notes)

@@ -92,6 +92,16 @@ def save(index: SidIndex, folder: Path, arrays: dict[str, NDArray[Any]] | None =
     (folder / "sid.json").write_text(json.dumps(meta, indent=2, ensure_ascii=False) + "\n")
 
 
+def load_codebooks(folder: Path) -> list[NDArray[np.float32]] | None:
+    """[size, d] centroids of every level; None where the index was not quantised here (``given``)."""
+    path = folder / "model.safetensors"
+    if not path.is_file():
+        return None
+    arrays = load_file(path)
+    names = sorted(name for name in arrays if name.startswith("quantizer.codebook."))
+    return [arrays[name] for name in names] or None
+
+
 def load(folder: Path) -> SidIndex:
     """Read an index.
 

@@ -109,7 +109,8 @@ class Rl:
     def _make_table(self, number: int) -> PromptTable:
         train = self.world.dataset.train
         if self.config.rl.targets == "last":
-            train = replace(train, first_target=(train.items.lengths - 1).astype(np.int32))
+            last = np.maximum(train.items.lengths - 1, train.first_target)  # a single item has nothing before it
+            train = replace(train, first_target=last.astype(np.int32))
         examples = next_examples(train, self.config.rl.task, generator(self.config.run.seed, "rl", "targets", number))
         targets = padded_targets(examples.targets, self.world.codes.cpu())
         return PromptTable(self.world.writer.prompts(examples), targets)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import shutil
 import subprocess
@@ -119,6 +120,7 @@ def environment(device: str, seed: int) -> dict[str, Any]:
         "platform": platform.platform(),
         "packages": found,
         "device": device,
+        "cpus": os.cpu_count(),
         "git_revision": _git_revision(),
         "seed": seed,
     }

@@ -19,7 +19,7 @@ from recrl.data.dataset import Dataset
 from recrl.data.prompts import TEMPLATES, PromptWriter
 from recrl.errors import ConfigError, UserError
 from recrl.models.checkpoint import grow_vocabulary, load_folder
-from recrl.models.presets import preset_model, preset_tokenizer
+from recrl.models.presets import preset_model, preset_tokenizer, start_from_codebooks
 from recrl.seeding import seed_of
 from recrl.sids import codes as sid_codes
 from recrl.sids.codes import SidIndex
@@ -81,9 +81,11 @@ def new_model(config: RunConfig, dataset: Dataset, index: SidIndex) -> tuple[Pre
     )
     tokenizer = preset_tokenizer(texts, config.model.text_vocab_size)
     add_sid_tokens(tokenizer, index)
-    model = preset_model(
-        config.model.preset, config.model.shape, len(tokenizer), seed_of(config.run.seed, "init") % 2**32
-    )
+    seed = seed_of(config.run.seed, "init") % 2**32
+    model = preset_model(config.model.preset, config.model.shape, len(tokenizer), seed)
+    codebooks = sid_codes.load_codebooks(config.sid.path) if config.model.sid_init == "codebook" else None
+    if codebooks is not None:
+        start_from_codebooks(model, [tokenizer.convert_tokens_to_ids(name) for name in index.vocabulary()], codebooks)
     return model, tokenizer
 
 

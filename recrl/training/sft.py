@@ -89,9 +89,9 @@ class Sft:
         for micro in batch.micro_batches(self.config.backend.token_budget):
             logp, _ = self.policy.logp(micro)
             total = -(logp.sum(1) * micro.advantage).sum() * share
-            total.backward()  # type: ignore[no-untyped-call]
+            total.backward()
             loss += float(total.detach())
-            self.meter.count(micro.effective_tokens, float(micro.prompts.length.float().mean()) / 2)
+            self.meter.count(micro.effective_tokens, micro.pairs, int(micro.mask.sum()))
         return {"sft/teacher_loss": loss / self.config.sft.teacher.weight}
 
     def row_loss(self, ids: Tensor, nodes: Tensor, scored: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import numpy as np
 from recrl.backends.policy import Policy
 from recrl.config import RunConfig
 from recrl.data.ragged import Ragged
+from recrl.errors import UserError
 from recrl.evaluation.metrics import ndcg_at, pass_at
 from recrl.evaluation.protocols import rank
 from recrl.seeding import generator
@@ -30,6 +31,12 @@ class Validation:
     def make(cls, config: RunConfig, world: World) -> Validation:
         examples = world.dataset.valid
         rows = np.flatnonzero(examples.labels < 0)
+        if not len(rows):
+            raise UserError(
+                "the data set has no validation examples",
+                why="they say when to stop and which checkpoint is best",
+                fix="prepare data in which a user has three items or more, or with a valid file",
+            )
         limit = config.eval.valid_examples
         if 0 < limit < len(rows):
             rows = np.sort(generator(config.run.seed, "valid").permutation(rows)[:limit])

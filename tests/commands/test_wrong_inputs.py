@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from small_world import ITEMS, build_small_world
+from small_world import ITEMS, MODEL, build_small_world
 
 from recrl.commands.main import main
 
@@ -76,6 +76,11 @@ def replaced(path: str, old: str, new: str) -> Callable[[], None]:
     return change
 
 
+def model(lines: str) -> Callable[[], None]:
+    """Other lines in run.toml's section [model]."""
+    return replaced("run.toml", MODEL, lines)
+
+
 def gone(path: str) -> Callable[[], None]:
     return lambda: shutil.rmtree(path) if Path(path).is_dir() else Path(path).unlink()
 
@@ -91,6 +96,10 @@ def truncated_recif() -> None:
     Path("recif").mkdir()
     pq.write_table(pa.table({"messages": ["[]"] * 100}), "recif/video_test.parquet")
     cut("recif/*.parquet")()
+
+
+def without_rows(path: str) -> Callable[[], None]:
+    return lambda: pq.write_table(pq.read_table(path).slice(0, 0), path)
 
 
 def recif_without_messages() -> None:
@@ -155,6 +164,21 @@ CONFIG = [
     setting("--set below a value", "run.name.x=1", "name is a value, not a section"),
     case("unknown recipe", "config show run.toml --recipe openonerec", "openonerec", "did you mean 'openonerec_rl'"),
     case("no recipe file", "config show run.toml --recipe mine.toml", "mine.toml", "no such recipe"),
+    case(
+        "a recipe with an unknown key",
+        "config show run.toml --recipe mine.toml",
+        "mine.toml: rl.step = 3",
+        "did you mean 'steps'",
+        before=text("mine.toml", "[rl]\nstep = 3\n"),
+    ),
+    case(
+        "a recipe for a config without its section",
+        "config show bad.toml --recipe openonerec_rl",
+        "bad.toml: rl = 3",
+        before=text("bad.toml", "rl = 3\n"),
+    ),
+    setting("a momentum above 1", "sft.betas=[0.9,2]", "sft.betas.1 = 2", "less than 1"),
+    setting("more threads than any machine", "run.threads=100000", "run.threads = 100000"),
     setting("a recipe that is no name", "rl.recipe=3", "rl.recipe = 3"),
     case("unknown command", "trian run.toml", "trian"),
     case("unknown option", "sft run.toml --speed 3", "--speed"),
@@ -207,6 +231,7 @@ DATA = [
     case("nothing of the format", "data prepare recif raw --out new", "raw"),
     case("nothing of MiniOneRec", "data prepare minionerec raw --out new", "index"),
     case("too few interactions", "data synthetic --out new --users 100 --interactions 10", "at least 300"),
+    case("shares above the whole", "data synthetic --out new -O transition=0.9 -O taste=0.9", "must not pass 1"),
     case("a marketplace of no items", "data synthetic --out new --items 0", "items"),
     case("a split that RecIF has not", "data synthetic --out new --recif --split chronological", "--recif"),
 ]
@@ -234,6 +259,8 @@ SID = [
     case("no training file", "sid build run.toml", "data/train.parquet", before=gone("data/train.parquet")),
     case("a data set of another version", "sid build run.toml", "format version 9",
          before=replaced("data/dataset.json", '"version": 1', '"version": 9')),
+    case("files of two data sets", "sid build run.toml", "data set at data is broken", "fingerprint",
+         before=lambda: (gone("data/train.parquet")(), Path("other/train.parquet").rename("data/train.parquet"))),
     case("a broken dataset.json", "sid build run.toml", "dataset.json is broken", before=cut("data/dataset.json")),
     case("assign: no index", "sid assign nowhere new.jsonl --out new", "nowhere"),
     case("assign: no items", "sid assign sids new.jsonl --out new", "can't read new.jsonl"),
@@ -247,6 +274,7 @@ SID = [
     case("assign: an index without a model", "sid assign sids new.jsonl --out new", "model.safetensors",
          before=lambda: (gone("sids/model.safetensors")(), text("new.jsonl", '{"item_id": "n", "title": "Cup"}\n')())),
 ]  # fmt: skip
+
 
 def fresh(name: str, line: str, *says: str, before: Callable[[], None] = lambda: None, **more: object) -> Case:
     """SFT of run.toml under a name of its own; ``line`` is what comes behind."""
@@ -262,15 +290,16 @@ SFT = [
     fresh("a broken sid.json", "", "SID index at sids is broken", before=cut("sids/sid.json")),
     fresh("truncated training rows", "", "can't read data/train.parquet", before=cut("data/train.parquet")),
     fresh("no training rows", "--set data.path=untrained --set sid.path=untrained-sids", "no training rows"),
+    fresh("no validation rows", "", "no validation examples", before=without_rows("data/valid.parquet")),
+    fresh("unknown teacher", "--set sft.teacher.scorer.kind=knn --set sft.teacher.weight=1", "did you mean 'item_knn'"),
     fresh("no model", "", "[model] names no model",
-          before=replaced("run.toml", 'preset = "tiny"\nshape = {hidden_size = 32, num_hidden_layers = 1}', "")),
-    fresh("no model folder", "", "no model at nowhere", before=replaced(
-        "run.toml", 'preset = "tiny"\nshape = {hidden_size = 32, num_hidden_layers = 1}', 'path = "nowhere"')),
+          before=model("")),
+    fresh("no model folder", "", "no model at nowhere", before=model('path = "nowhere"')),
     fresh("a model that is not one", "", "can't load the model at decoder", before=lambda: (
-        replaced("run.toml", 'preset = "tiny"\nshape = {hidden_size = 32, num_hidden_layers = 1}', 'path = "decoder"')(),
+        model('path = "decoder"')(),
         text("decoder/config.json", '{"model_type": "no-such-type"}')())),
     fresh("truncated weights", "", "can't load the model at decoder", before=lambda: (
-        replaced("run.toml", 'preset = "tiny"\nshape = {hidden_size = 32, num_hidden_layers = 1}', 'path = "decoder"')(),
+        model('path = "decoder"')(),
         cut("decoder/model.safetensors")())),
     fresh("unknown key of a shape", "--set model.shape.hidden=8", "model.shape.hidden", "no such key"),
     fresh("heads that do not fit", "--set model.shape.num_key_value_heads=3", "multiple of num_key_value_heads"),
@@ -278,6 +307,7 @@ SFT = [
     fresh("no such accelerator", "--set backend.device=cuda", "backend.device = 'cuda'", "recrl doctor",
           marks=(NO_CUDA,)),
     fresh("no NPU", "--set backend.device=npu", "backend.device = 'npu'", marks=(NO_NPU,)),
+    fresh("a device without data", "--set backend.device=meta", "backend.device = 'meta'"),
     fresh("no such device", "--set backend.device=abacus", "backend.device = 'abacus'"),
     fresh("more beams than items", "--set eval.beam_width=50", "eval.beam_width = 50", f"{ITEMS} items"),
     fresh("a text task without words", "--set sft.tasks.sid_to_title=1", "text_vocab_size"),
@@ -290,7 +320,7 @@ SFT = [
     case("neither config nor run", "sft missing.toml --resume", "no config at missing.toml"),
 ]  # fmt: skip
 
-TRAIN = "rl run.toml"
+RUN = "rl run.toml"
 RL = [
     case("RL without SFT", "rl run.toml --set run.name=fresh", "no checkpoint below runs/fresh/sft"),
     case("RL from nothing", "rl run.toml --set rl.init=nowhere", "no model at nowhere"),
@@ -299,20 +329,23 @@ RL = [
          before=cut("runs/small/sft/checkpoints/*/trainer.safetensors")),
     case("RL without training rows", "rl run.toml --set data.path=untrained --set sid.path=untrained-sids",
          "no training sequences"),
-    setting("unknown rollout", "rl.rollout.kind=beams", "did you mean 'beam'", command=TRAIN),
-    setting("unknown reward", 'rl.rewards=[{kind="hits"}]', "rl.rewards.0", "did you mean 'hit'", command=TRAIN),
-    setting("unknown signal", "rl.signal.kind=zscore", "rl.signal.kind", "'group_zscore'", command=TRAIN),
-    setting("unknown objective", "rl.objective.kind=gpro", "did you mean 'grpo'", command=TRAIN),
-    setting("unknown option of a rollout", "rl.rollout.group=4", "did you mean 'group_size'", command=TRAIN),
-    setting("a group of one", "rl.rollout.group_size=1", "rl.rollout.group_size", command=TRAIN),
-    setting("unknown option of a reward", 'rl.rewards=[{kind="hit",weigth=2}]', "did you mean 'weight'", command=TRAIN),
-    setting("option of a signal out of range", 'rl.signal={kind="group_zscore",ddof=2}', "rl.signal.ddof", command=TRAIN),
-    setting("wrong type of an objective's option", 'rl.objective={kind="grpo",clip_low="much"}', "rl.objective.clip_low", command=TRAIN),
-    setting("a temperature of 0", 'rl.rollout={kind="sample",temperature=0}', "rl.rollout.temperature", command=TRAIN),
-    setting("RL on a task that answers with text", "rl.task=sid_to_title", "rl.task = 'sid_to_title'", "RL has no task", command=TRAIN),
-    setting("RL on a task that is about one item", "rl.task=title_to_sid", "rl.task", command=TRAIN),
-    setting("RL on RecIF's rows", "rl.task=recif", "rl.task", command=TRAIN),
-    setting("RL on text without words", "rl.task=titles_to_sid", "text_vocab_size", command=TRAIN),
+    setting("unknown rollout", "rl.rollout.kind=beams", "did you mean 'beam'", command=RUN),
+    setting("unknown reward", 'rl.rewards=[{kind="hits"}]', "rl.rewards.0", "did you mean 'hit'", command=RUN),
+    setting("unknown signal", "rl.signal.kind=zscore", "rl.signal.kind", "'group_zscore'", command=RUN),
+    setting("unknown objective", "rl.objective.kind=gpro", "did you mean 'grpo'", command=RUN),
+    setting("unknown option of a rollout", "rl.rollout.group=4", "did you mean 'group_size'", command=RUN),
+    setting("a group of one", "rl.rollout.group_size=1", "rl.rollout.group_size", command=RUN),
+    setting("unknown option of a reward", 'rl.rewards=[{kind="hit",weigth=2}]', "did you mean 'weight'", command=RUN),
+    setting("option of a signal out of range",
+            'rl.signal={kind="group_zscore",ddof=2}', "rl.signal.ddof", command=RUN),
+    setting("wrong type of an objective's option", 'rl.objective={kind="grpo",clip_low="much"}',
+            "rl.objective.clip_low", command=RUN),
+    setting("a temperature of 0", 'rl.rollout={kind="sample",temperature=0}', "rl.rollout.temperature", command=RUN),
+    setting("RL on a task that answers with text", "rl.task=sid_to_title",
+            "rl.task = 'sid_to_title'", "RL has no task", command=RUN),
+    setting("RL on a task that is about one item", "rl.task=title_to_sid", "rl.task", command=RUN),
+    setting("RL on RecIF's rows", "rl.task=recif", "rl.task", command=RUN),
+    setting("RL on text without words", "rl.task=titles_to_sid", "text_vocab_size", command=RUN),
 ]  # fmt: skip
 
 USE = [
@@ -374,9 +407,7 @@ def world(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
 
 def tree(folder: Path) -> dict[str, bytes | None]:
     """Every file's bytes, None for a folder."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")
-    }
+    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
 
 
 @pytest.mark.parametrize("wrong", [pytest.param(case, id=case.name, marks=case.marks) for case in CASES])

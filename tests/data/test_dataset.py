@@ -23,9 +23,7 @@ def small() -> Dataset:
         ["x", "ÿ", "z"], ["Red hat", "", "Blue hat"], ["warm", "", ""], ["Acme", "", ""], ["hats", "hats", ""],
         [("<a_0>", "<b_1>"), ("<a_1>", "<b_1>"), ("<a_0>", "<b_0>")],
     )  # fmt: skip
-    train = Sequences(
-        np.array([0, 1], np.int32), Ragged.from_lists([[0, 1], [2, 1, 0]]), np.array([1, 2], np.int32)
-    )
+    train = Sequences(np.array([0, 1], np.int32), Ragged.from_lists([[0, 1], [2, 1, 0]]), np.array([1, 2], np.int32))
     valid = Examples(
         np.array([0, 1], np.int32), Ragged.from_lists([[0, 1], []]), Ragged.from_lists([[2], [0, 1]]),
         ["next", "recif"], ["", "take <|item:1|>"], np.array([-1, 1], np.int8),

@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from recrl.data.dataset import fingerprint, load
+from recrl.data.frequency import cold_items, dataset_counts
 from recrl.data.prepare import build, prepare
 from recrl.data.readers import READERS
-from recrl.data.summary import cold_items, train_counts
 from recrl.errors import ConfigError, UserError
 
 ITEMS = [{"id": number, "title": f"Title {number}", "l2": "Cups"} for number in (1, 2, 3, 4)]
@@ -87,7 +87,7 @@ def test_toys_and_beauty_have_the_published_sizes(shared):
         assert summary["rows"] == {"train": sizes[0], "train_examples": 0, "valid": sizes[0], "test": sizes[0]}
         assert data.catalog.item_ids[11] == "12"
     # METHODS A-8, counted for Toys after leave-two-out: 13.3 % of the items occur at most 3 times, 25.8 % at most 4.
-    counts = train_counts(data)
+    counts = dataset_counts(data)
     assert [round(float((counts <= most).mean()), 3) for most in (3, 4)] == [0.133, 0.258]
 
 
@@ -170,7 +170,7 @@ def test_minionerec_train_rows_are_samples_with_one_target(tmp_path):
     data = build("minionerec", minionerec_folder(tmp_path / "in", rows, with_train=True))
     assert [row.tolist() for row in data.train.items] == [[0, 1], [0, 1, 2]]
     assert data.train.first_target.tolist() == [1, 2]
-    assert train_counts(data).tolist() == [1, 1, 1]  # three interactions behind two sliding samples
+    assert dataset_counts(data).tolist() == [1, 1, 1]  # three interactions behind two sliding samples
     assert data.catalog.sids == [("<a_0>", "<b_0>"), ("<a_0>", "<b_1>"), ("<a_0>", "<b_2>")]
     assert data.catalog.descriptions[0] == "One. Two."
 
@@ -222,11 +222,12 @@ def test_recif_validation_holds_out_whole_users(tmp_path):
 
 def test_cold_items_are_the_rarest_and_ties_do_not_follow_the_catalogue():
     data = build("synthetic", None, options={"users": 100, "interactions": 400, "items": 200})
-    cold, counts = cold_items(data), train_counts(data)
+    counts, ids = dataset_counts(data), data.catalog.item_ids
+    cold = np.flatnonzero(cold_items(counts, ids))
     assert len(cold) == 40
     assert counts[cold].max() <= np.delete(counts, cold).min()
     assert cold.tolist() != np.sort(np.argsort(counts, kind="stable")[:40]).tolist()
-    assert cold_items(data, seed=1).tolist() != cold.tolist()
+    assert np.flatnonzero(cold_items(counts, ids, seed=1)).tolist() != cold.tolist()
 
 
 def truncated(path: Path, keep: float = 0.5) -> Path:

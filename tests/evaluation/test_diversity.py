@@ -10,15 +10,14 @@ import numpy as np
 import pytest
 
 from recrl.data.dataset import Sequences
+from recrl.data.frequency import cold_items, training_counts
 from recrl.data.ragged import Ragged
 from recrl.evaluation.diversity import (
     category_codes,
-    cold_items,
     cold_recall_at,
     coverage_at,
     entropy_at,
     ild_at,
-    training_counts,
 )
 
 
@@ -104,7 +103,7 @@ def test_ties_follow_the_item_id_and_not_its_place_in_the_catalogue():
 
 
 def test_cold_items_are_the_same_in_another_process():
-    script = "import numpy as np; from recrl.evaluation.diversity import cold_items; "
+    script = "import numpy as np; from recrl.data.frequency import cold_items; "
     script += "print(np.flatnonzero(cold_items(np.ones(40), list(map(str, range(40))))).tolist())"
     env = {"PYTHONHASHSEED": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
     there = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=env).stdout

@@ -48,7 +48,9 @@ def test_sizes_that_do_not_fit_are_the_users_error(shape: dict[str, int], messag
         preset_model("tiny", dict(shape), 9, 0)
 
 
-@pytest.mark.parametrize("text", ["a red hat", "  two  spaces ", "naïve Ärmel – 帽子 🎩", "line\nbreak\ttab", "{curly}"])
+@pytest.mark.parametrize(
+    "text", ["a red hat", "  two  spaces ", "naïve Ärmel – 帽子 🎩", "line\nbreak\ttab", "{curly}"]
+)
 def test_byte_level_bpe_gives_text_back(text: str) -> None:
     tokenizer = preset_tokenizer(["a red hat", "a blue hat"], 280)
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text

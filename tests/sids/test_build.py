@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from threadpoolctl import threadpool_limits
 
 from recrl.components import Choice, Options
 from recrl.data.dataset import Catalog, Examples
@@ -85,6 +86,16 @@ def test_an_index_is_not_replaced_unasked(dataset, tmp_path):
         build_folder(dataset, PLAN, 1, tmp_path / "sids")
     build_folder(dataset, PLAN, 1, tmp_path / "sids", overwrite=True)
     assert load(tmp_path / "sids").meta["seed"] == 1
+
+
+@pytest.mark.parametrize("kind", ["balanced", "rq-kmeans"])
+def test_the_number_of_threads_does_not_change_the_ids(dataset, kind):
+    plan = dataclasses.replace(PLAN, quantizer=Choice(kind=kind))
+    found = []
+    for threads in (1, 2):
+        with threadpool_limits(limits=threads):
+            found.append(build(dataset, plan, 0)[1])
+    assert all(np.array_equal(found[0][name], found[1][name]) for name in found[0])
 
 
 @pytest.mark.parametrize("kind", ["encoder", "quantizer"])

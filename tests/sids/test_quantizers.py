@@ -80,7 +80,9 @@ def test_rq_kmeans_gives_every_item_its_nearest_centroid():
 @settings(max_examples=25, deadline=None)
 @given(items=st.integers(1, 70), size=st.integers(1, 12), limit=st.sampled_from([16, 50_000]), seed=st.integers(0, 99))
 def test_balanced_levels_stay_within_the_bounds_of_methods_c1(items, size, limit, seed):
-    quantized = run("balanced", blobs(items, seed=seed), (size, size), seed=seed, exact_limit=limit)
+    quantized = run(
+        "balanced", blobs(items, seed=seed), (size, size), seed=seed, exact_limit=limit, sample_points_per_code=2
+    )
     codes = min(size, items)
     for column in quantized.codes.T:
         counts = np.bincount(column, minlength=codes)

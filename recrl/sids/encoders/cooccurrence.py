@@ -15,6 +15,7 @@ from recrl.components import Options
 from recrl.data.dataset import Catalog, Sequences
 from recrl.errors import DataError
 from recrl.sids.encoders import Encoded, Encoder, unit_rows
+from recrl.sids.threads import one_thread
 
 
 class CooccurrenceOptions(Options):
@@ -51,7 +52,8 @@ def fit(catalog: Catalog, train: Sequences, options: CooccurrenceOptions, seed: 
         seen = np.diff(information.indptr) > 0
         information = (information + sparse.diags(options.self_weight * seen.astype(np.float64))).tocsr()
     dim = min(options.dim, max(len(catalog) - 1, 1))
-    left, singular, _ = randomized_svd(information, dim, n_iter=6, random_state=seed)
+    with one_thread():
+        left, singular, _ = randomized_svd(information, dim, n_iter=6, random_state=seed)
     kept = singular > 1e-6 * singular[0]
     embedding = unit_rows(left[:, kept] * singular[kept] ** options.singular_power)
     known = np.diff(information.indptr) > 0

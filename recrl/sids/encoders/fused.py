@@ -25,6 +25,7 @@ from recrl.sids.encoders import (
     unprefixed,
 )
 from recrl.sids.encoders import cooccurrence as together
+from recrl.sids.threads import one_thread
 
 
 class FusedOptions(Options):
@@ -48,7 +49,12 @@ def fit(catalog: Catalog, train: Sequences, options: FusedOptions, seed: int) ->
     """[items, text d + co-occurrence d]; errors as the two encoders have them."""
     encoder, text_options = _text_encoder(options)
     text = encoder.run(catalog, train, text_options, seed)
-    pairs = together.fit(catalog, train, options.cooccurrence, seed)
+    with one_thread():
+        pairs = together.fit(catalog, train, options.cooccurrence, seed)
+        return _fuse(text, pairs, options)
+
+
+def _fuse(text: Encoded, pairs: Encoded, options: FusedOptions) -> Encoded:
     arrays = prefixed("text", text.arrays)
     known: NDArray[np.bool_] = np.any(pairs.embedding, axis=1)
     if options.text_whitening:

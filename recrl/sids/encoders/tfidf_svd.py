@@ -19,6 +19,7 @@ from recrl.components import Options
 from recrl.data.dataset import Catalog, Sequences
 from recrl.errors import DataError
 from recrl.sids.encoders import Arrays, Encoded, Encoder, Matrix, prefixed, unit_rows, unprefixed
+from recrl.sids.threads import one_thread
 
 # A category is one term, spaces and all; a path of categories ("Toys|Dolls", "Toys > Dolls") is several.
 CATEGORY_TERM = r"[^\s|>](?:[^|>\n]*[^\s|>])?"
@@ -69,7 +70,8 @@ def fit(catalog: Catalog, _train: Sequences, options: TfidfSvdOptions, seed: int
         if vectorizer is None:
             notes["left_out"][block.name] = "no item has a term in it"
             continue
-        learned = _fit_svd(counts, block.dim, options.singular_power, seed)
+        with one_thread():
+            learned = _fit_svd(counts, block.dim, options.singular_power, seed)
         terms = "\n".join(vectorizer.get_feature_names_out()).encode()
         learned |= {"terms": np.frombuffer(terms, np.uint8).copy(), "idf": vectorizer.idf_.astype(np.float32)}
         dim = learned["projection"].shape[1]

@@ -2,7 +2,7 @@
 
 Lloyd's algorithm in which the assignment step is the cheapest one whose cluster sizes lie between ``max(1, N//K - 1)``
 and ``N//K + 1``. The assignment is exact for any N (``transport.py``); above ``exact_limit`` items the centroids are
-fitted on a sample of that many and refined on all items for ``refine_iter`` rounds.
+fitted on a sample and refined on all items for ``refine_iter`` rounds.
 
 Items of the catalogue keep the cluster that balance gave them, which may not be the nearest; new items take the
 nearest.
@@ -33,6 +33,8 @@ class BalancedOptions(Options):
     """Stop when the squared shift of all centroids is below this times the variance of the points."""
     exact_limit: int = Field(50_000, ge=1)
     """Items up to which the centroids are fitted on all of them."""
+    sample_points_per_code: int = Field(64, ge=1)
+    """Above ``exact_limit``: the centroids are fitted on this times K items."""
     refine_iter: int = Field(2, ge=0)
     """Rounds on all items after a fit on a sample."""
     start_iter: int = Field(10, ge=1)
@@ -64,10 +66,11 @@ def _fit_level(residual: Matrix, size: int, level: int, *, options: BalancedOpti
 
 
 def _one_start(residual: Matrix, size: int, options: BalancedOptions, rng: np.random.Generator) -> tuple[Codes, Matrix]:
-    sampled = len(residual) > max(options.exact_limit, size)
+    wanted = size * options.sample_points_per_code
+    sampled = len(residual) > max(options.exact_limit, wanted)
     some = residual
     if sampled:
-        some = residual[np.sort(rng.choice(len(residual), max(options.exact_limit, size), replace=False))]
+        some = residual[np.sort(rng.choice(len(residual), wanted, replace=False))]
     centroids = lloyd(
         some,
         size,

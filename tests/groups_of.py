@@ -1,0 +1,43 @@
+"""Rollout groups by hand, without a model."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from recrl.groups import PromptBatch, RolloutGroups, Targets
+
+
+def groups_of(
+    items: list[list[int]],
+    targets: list[list[int]] | None = None,
+    *,
+    exists: list[list[bool]] | None = None,
+    prompt_lengths: list[int] | None = None,
+) -> RolloutGroups:
+    """Groups whose response ``g`` of prompt ``b`` names ``items[b][g]``; its tokens are distinct numbers.
+
+    Responses of an odd item have two tokens, the others three.
+    """
+    named = torch.tensor(items)
+    batch, group = named.shape
+    real = named >= 0 if exists is None else torch.tensor(exists)
+    asked = torch.full((batch, 1), -1) if targets is None else torch.tensor(targets)
+    length = torch.tensor(prompt_lengths or [4] * batch)
+    width = int(length.max())
+    ids = torch.arange(batch * width).view(batch, width) + 100
+    prompts = PromptBatch(
+        torch.where(torch.arange(width) < length[:, None], ids, 0), length, Targets(asked, codes_of(asked))
+    )
+    tokens = torch.arange(batch * group * 3).view(batch, group, 3)
+    mask = real.unsqueeze(-1).expand(-1, -1, 3).clone()
+    mask[..., 2] &= named % 2 == 0
+    return RolloutGroups(
+        prompts, tokens, mask, tokens + 1000, torch.zeros(batch, group, 3), named, codes_of(named), real
+    )
+
+
+def codes_of(items: Tensor) -> Tensor:
+    """[..., 2] codes of items, -1 where there is none."""
+    codes = torch.stack([items // 4, items % 4], -1)
+    return torch.where(items.unsqueeze(-1) >= 0, codes, -1)

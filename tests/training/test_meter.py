@@ -1,0 +1,95 @@
+"""FLOPs against torch's own counter, and the names of the figures."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import PreTrainedModel
+from worlds import tiny_codes, tiny_model, tiny_policy, tiny_prompts
+
+from recrl.groups import Signal, pack_active
+from recrl.models.presets import preset_model
+from recrl.rollout.base import RolloutOptions
+from recrl.rollout.beam import rollout
+from recrl.training.meter import Meter
+
+CPU = torch.device("cpu")
+
+
+class Counted(Meter):
+    """A meter that shows what it counted."""
+
+    @property
+    def flops(self) -> float:
+        return self._flops
+
+
+def measured(model: PreTrainedModel, rows: int, length: int) -> int:
+    """What a plain forward and backward of stock attention costs by torch's counter."""
+    model.set_attn_implementation("eager")
+    with FlopCounterMode(display=False) as counter:
+        model(torch.ones(rows, length, dtype=torch.long)).logits.sum().backward()
+    total: int = counter.get_total_flops()
+    return total
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "qwen2", "llama"])
+@pytest.mark.parametrize("length", [8, 200])
+def test_a_plain_row_costs_what_torch_counts(kind: str, length: int) -> None:
+    """torch counts the whole [S, S] square of eager attention, so every pair is given, seen or not."""
+    model = tiny_model(kind, 50).train()
+    meter = Counted(model, CPU, "float32")
+    meter.count(3 * length, 3 * length * length, 3 * length)
+    assert meter.flops == pytest.approx(measured(model, 3, length), rel=0.03)
+
+
+def test_attention_counts_channels_of_heads_and_not_of_the_hidden_state() -> None:
+    model = preset_model("tiny", {"hidden_size": 16, "num_attention_heads": 4, "head_dim": 32}, 50, 0)
+    meter = Counted(model, CPU, "float32")
+    meter.count(300, 300 * 300, 300)
+    assert meter.flops == pytest.approx(measured(model, 1, 300), rel=0.03)
+
+
+def test_an_untied_head_costs_as_much_and_a_lookup_nothing() -> None:
+    for tied in (True, False):
+        model = preset_model("tiny", {"tie_word_embeddings": tied}, 5000, 0)
+        meter = Counted(model, CPU, "float32")
+        meter.count(12, 12 * 12, 12)
+        assert meter.flops == pytest.approx(measured(model, 1, 12), rel=0.03)
+
+
+def test_the_shared_prefix_update_costs_what_torch_counts() -> None:
+    """One prompt, so that nothing is padding; torch counts the prompt's causal square in full."""
+    policy = tiny_policy()
+    prompts = tiny_prompts(policy, [40])
+    groups = rollout(policy, policy.trie, prompts, tiny_codes(), RolloutOptions(group_size=8), seed=0)
+    active = groups.exists & (groups.mask.sum(-1) == groups.mask.sum(-1).max())
+    batch = pack_active(Signal(groups, torch.ones(1, 8), active, torch.zeros(1, dtype=torch.bool)))
+    meter = Counted(policy.model, CPU, "float32")
+    unseen = 40 * 39 // 2  # pairs of the prompt's square behind the causal mask
+    own = batch.mask.shape[1]
+    unseen += len(batch) * own * (own - 1) // 2
+    meter.count(batch.effective_tokens, batch.pairs + unseen, int(batch.mask.sum()))
+    with FlopCounterMode(display=False) as counter, torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        logp, _ = policy.logp(batch)
+        logp.sum().backward()
+    assert meter.flops == pytest.approx(counter.get_total_flops(), rel=0.05)
+
+
+def test_figures_carry_verls_names_and_start_anew() -> None:
+    meter = Meter(tiny_model("qwen3", 20), CPU, "float32")
+    with meter.time("update_actor"):
+        torch.ones(300, 300) @ torch.ones(300, 300)
+    with meter.time("gen"):
+        pass
+    meter.count(100, 1000, 40)
+    values = meter.take("update_actor")
+    assert values["tokens/actor_effective"] == 100
+    assert values["timing_s/update_actor"] > values["timing_s/gen"] >= 0
+    assert values["perf/mfu/actor"] > 0
+    assert values["perf/throughput"] == pytest.approx(100 / values["timing_s/update_actor"], rel=0.01)
+    assert values["perf/max_memory_allocated_gb"] > 0
+    after = meter.take("update_actor")
+    assert after["tokens/actor_effective"] == 0
+    assert "perf/mfu/actor" not in after

@@ -1,0 +1,184 @@
+"""A run killed with SIGKILL at any moment and resumed ends as one that was never killed, bit for bit.
+
+Runs are processes of their own that call the command line; they are forked from a server that has loaded torch, so a
+launch takes a fraction of a second.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from runs import command, metrics, run_config
+
+from recrl.config import RunConfig
+from recrl.training import checkpoint
+
+SFT = {
+    "model": {"dropout": 0.1},
+    "sft": {
+        "epochs": 3,
+        "ema_decay": 0.9,
+        "eval_every": 4,
+        "checkpoint_every": 2,
+        "patience": 0,
+        "augment": {"shuffle": 0.5, "drop": 0.1, "reverse": 0.2, "crop": 0.2},
+    },
+}
+RL = {
+    "steps": 8,
+    "epochs": 2,
+    "mini_batches": 2,
+    "checkpoint_every": 1,
+    "eval_every": 3,
+    "patience": 0,
+    "warmup_steps": 4,
+    "lr": 1e-3,
+    "rollout": {"kind": "sample", "group_size": 12},
+    "objective": {"kind": "grpo", "kl_beta": 0.05},
+}
+
+
+class Runner:
+    """Launches one stage of a config that lies below ``runs``."""
+
+    def __init__(self, stage: str, config: RunConfig) -> None:
+        self.stage = stage
+        self.folder = config.folder / stage
+        self.file = config.run.dir / f"{stage}.toml"
+        config.run.dir.mkdir(parents=True, exist_ok=True)
+        self.file.write_text(config.to_toml())
+        self.server = multiprocessing.get_context("forkserver")
+        self.server.set_forkserver_preload(["recrl.training.rl", "recrl.training.sft"])
+
+    def launch(self, *flags: str) -> BaseProcess:
+        process = self.server.Process(target=command, args=([self.stage, str(self.file), *flags],))
+        process.start()
+        return process
+
+    def finish(self, *flags: str) -> None:
+        process = self.launch(*flags)
+        process.join(120)
+        assert process.exitcode == 0
+
+    def kill_when(self, moment: Callable[[], bool], *flags: str) -> bool:
+        """Kill the run as soon as ``moment`` says so; False where it ended before."""
+        process = self.launch(*flags)
+        while process.is_alive() and not moment():
+            time.sleep(0.001)
+        process.kill()
+        process.join(30)
+        return process.exitcode == -signal.SIGKILL
+
+    def is_writing(self) -> bool:
+        """A checkpoint is half written: its hidden folder is there."""
+        return any((self.folder / "checkpoints").glob(".step-*"))
+
+    def steps(self) -> list[str]:
+        return [path.name for path in checkpoint.steps(self.folder / "checkpoints")]
+
+    def result(self) -> tuple[dict[str, bytes], list[dict[str, float]]]:
+        """The weights and the trainer's state in every checkpoint that is left, and the metrics without clocks."""
+        tensors = {
+            str(path.relative_to(self.folder)): path.read_bytes()
+            for path in sorted((self.folder / "checkpoints").rglob("*.safetensors"))
+        }
+        return tensors, metrics(self.folder)
+
+
+def config_of(stage: str, world: Path, trained: Path, runs: Path) -> RunConfig:
+    sections: dict[str, Any] = SFT if stage == "sft" else {"rl": {**RL, "init": str(trained)}}
+    return run_config(world, runs, **sections)
+
+
+@pytest.fixture(scope="module", params=["sft", "rl"])
+def whole(
+    request: pytest.FixtureRequest, world: Path, trained: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Runner, float]:
+    """A run that nobody killed, and the seconds that it took."""
+    runner = Runner(request.param, config_of(request.param, world, trained, tmp_path_factory.mktemp("whole")))
+    runner.finish()  # the first launch loads torch; its clock says nothing
+    begin = time.monotonic()
+    runner.finish("--overwrite")
+    return runner, time.monotonic() - begin
+
+
+@pytest.fixture
+def fresh(whole: tuple[Runner, float], world: Path, trained: Path, tmp_path: Path) -> Runner:
+    """The same run, not begun."""
+    stage = whole[0].stage
+    return Runner(stage, config_of(stage, world, trained, tmp_path))
+
+
+def test_two_runs_that_nobody_killed_are_equal(whole: tuple[Runner, float], fresh: Runner) -> None:
+    fresh.finish()
+    assert fresh.result() == whole[0].result()
+    tensors, lines = whole[0].result()
+    assert len(tensors) >= 4
+    assert lines[-1]["step"] >= 8
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_killed_at_random_moments_it_ends_the_same(whole: tuple[Runner, float], fresh: Runner, seed: int) -> None:
+    moments = random.Random(seed)
+    kills = 0
+    for _ in range(3):
+        deadline = time.monotonic() + moments.uniform(0.2, 0.9) * whole[1]
+        kills += fresh.kill_when(lambda until=deadline: time.monotonic() > until, "--resume")
+    assert kills
+    fresh.finish("--resume")
+    assert fresh.result() == whole[0].result()
+    assert not fresh.is_writing()
+
+
+def test_killed_while_it_writes_checkpoints_it_ends_the_same(whole: tuple[Runner, float], fresh: Runner) -> None:
+    moments = random.Random(5)
+    half_written = 0
+    for _ in range(4):
+        delay = moments.uniform(0, 0.01)
+
+        def soon(delay: float = delay) -> bool:
+            found = fresh.is_writing()
+            if found:
+                time.sleep(delay)
+            return found
+
+        if fresh.is_writing():  # what the last kill left would end the wait at once
+            shutil.rmtree(next((fresh.folder / "checkpoints").glob(".step-*")))
+        fresh.kill_when(soon, "--resume")
+        half_written += fresh.is_writing()
+    assert half_written
+    fresh.finish("--resume")
+    assert fresh.result() == whole[0].result()
+    assert not fresh.is_writing()
+    assert (fresh.folder / "latest").resolve().name == fresh.steps()[-1]
+
+
+def test_resuming_a_finished_run_changes_nothing(whole: tuple[Runner, float]) -> None:
+    before = {path: path.read_bytes() for path in whole[0].folder.rglob("*") if path.is_file()}
+    whole[0].finish("--resume")
+    after = {path: path.read_bytes() for path in whole[0].folder.rglob("*") if path.is_file()}
+    changed = {path.name for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
+    assert changed <= {"status.json"}  # its clock
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over_and_the_run_ends_the_same(
+    whole: tuple[Runner, float], fresh: Runner
+) -> None:
+    shutil.copytree(whole[0].folder, fresh.folder, symlinks=True)
+    (fresh.folder / "config.toml").write_text(fresh.file.read_text())  # run.dir differs
+    newest = fresh.folder / "checkpoints" / fresh.steps()[-1]
+    content = bytearray((newest / "trainer.safetensors").read_bytes())
+    content[-5] ^= 1
+    (newest / "trainer.safetensors").write_bytes(bytes(content))
+    assert fresh.result() != whole[0].result()
+    fresh.finish("--resume")
+    assert fresh.result() == whole[0].result()

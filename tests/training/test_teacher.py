@@ -1,0 +1,84 @@
+"""Soft targets: what they are made of, and what they may not see."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from runs import run_config, write_world
+
+from recrl.config import RunConfig
+from recrl.training.run_folder import StageFolder
+from recrl.training.sft import Sft
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
+    folder = tmp_path_factory.mktemp("teacher")
+    teacher = {"weight": 0.7, "prompts": 12, "responses": 4}
+    return run_config(write_world(folder), folder / "runs", sft={"teacher": teacher})
+
+
+@pytest.fixture(scope="module")
+def run(config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Sft:
+    return Sft(config, StageFolder(tmp_path_factory.mktemp("stage")))
+
+
+def test_weights_sum_to_one_and_follow_the_scores(run: Sft) -> None:
+    assert run.teacher is not None
+    batch = run.teacher.batch(3)
+    sums = torch.zeros(len(batch.prompts)).index_add(0, batch.prompt_of, batch.advantage)
+    torch.testing.assert_close(sums, torch.ones_like(sums))
+    for prompt in range(len(batch.prompts)):
+        weights = batch.advantage[batch.prompt_of == prompt]
+        assert (weights[:-1] >= weights[1:]).all()
+        assert (weights > 0).all()
+
+
+def test_targets_are_items_that_the_history_does_not_hold(run: Sft) -> None:
+    assert run.teacher is not None
+    batch = run.teacher.batch(5)
+    items = run.world.trie.walk(batch.tokens, batch.mask.sum(1))
+    assert (items >= 0).all()
+    histories = batch.prompts.ids.tolist()
+    for row, item in enumerate(items.tolist()):
+        sid = run.world.writer.sid_ids[item].tolist()
+        prompt = histories[int(batch.prompt_of[row])]
+        assert not any(prompt[place : place + len(sid)] == sid for place in range(len(prompt)))
+
+
+def test_a_step_is_drawn_alike_every_time(run: Sft) -> None:
+    assert run.teacher is not None
+    first, again, other = run.teacher.batch(1), run.teacher.batch(1), run.teacher.batch(2)
+    assert torch.equal(first.tokens, again.tokens)
+    assert torch.equal(first.advantage, again.advantage)
+    assert first.tokens.shape != other.tokens.shape or not torch.equal(first.tokens, other.tokens)
+
+
+def test_valid_and_test_items_do_not_move_the_teacher(run: Sft, config: RunConfig) -> None:
+    """Another valid and test split leaves every score as it was."""
+    assert run.teacher is not None
+    shuffled = replace(run.world.dataset, valid=run.world.dataset.test, test=run.world.dataset.valid)
+    world = replace(run.world, dataset=shuffled)
+    other = type(run.teacher).make(config, world, run.rows)
+    history = run.world.dataset.train.items
+    np.testing.assert_array_equal(run.teacher.scorer.scores(history), other.scorer.scores(history))
+
+
+def test_the_gradient_is_that_of_the_weighted_log_likelihood(run: Sft) -> None:
+    assert run.teacher is not None
+    run.model.eval()
+    run.model.zero_grad()
+    run.at = replace(run.at, step=4)
+    reported = run.teach()["sft/teacher_loss"]
+    found = [parameter.grad.clone() for parameter in run.model.parameters() if parameter.grad is not None]
+    run.model.zero_grad()
+    batch = run.teacher.batch(4)
+    logp, _ = run.policy.logp(batch)
+    per_token = (logp * batch.advantage[:, None]).sum() / (batch.advantage[:, None] * batch.mask).sum()
+    (-0.7 * per_token).backward()
+    assert reported == pytest.approx(-float(per_token.detach()), rel=1e-5)
+    for mine, parameter in zip(found, run.model.parameters(), strict=True):
+        torch.testing.assert_close(mine, parameter.grad, atol=1e-6, rtol=1e-4)
