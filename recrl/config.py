@@ -19,7 +19,7 @@ from recrl.components import Choice
 from recrl.errors import ConfigError, nearest
 
 TASKS = ("next", "sid_to_title", "title_to_sid", "titles_to_sid", "sids_to_title", "description_to_sid", "recif")
-RL_TASKS = ("next", "titles_to_sid")
+RL_TASKS = ("next", "titles_to_sid", "recif")
 """Tasks about a history that an item's SID answers."""
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -129,12 +129,18 @@ class TeacherSection(Section):
     """A baseline."""
     weight: float = Field(0.0, ge=0)
     """Weight of its loss beside the next-item loss; 0 is off."""
+    start: float = Field(0.0, ge=0, lt=1)
+    """Share of the optimiser steps after which it joins: what can be learned from single targets is cheaper first."""
     prompts: int = Field(64, ge=1)
     """Histories of one optimiser step, drawn from the training sequences."""
     responses: int = Field(8, ge=1)
     """Best-scored items of each, weighted by their scores."""
     exclude_history: bool = True
     """Whether items of the history are no targets; on for data in which nobody takes an item twice."""
+    unlikelihood: float = Field(0.0, ge=0)
+    """Weight of pushing down the latest items of the history, for the same data (arXiv:1908.04319); 0 is off."""
+    unlikely: int = Field(3, ge=1)
+    """How many of the latest items that is."""
 
 
 class SftSection(Section):
@@ -152,7 +158,6 @@ class SftSection(Section):
     weight_decay: float = Field(0.01, ge=0)
     clip_grad: float = Field(1.0, gt=0)
     betas: tuple[Share, Share] = (0.9, 0.98)
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
     ema_decay: float = Field(0.0, ge=0, lt=1)
     """Average of the weights that is evaluated and saved as the model; 0 is off."""
     augment: AugmentSection = AugmentSection()

@@ -131,6 +131,8 @@ def test_select_keeps_the_rows_of_the_named_prompts(
 
 def test_hits_are_existing_responses_that_name_a_target() -> None:
     groups = groups_of(
-        [[3, 1, -1], [2, 5, 3], [2, 2, 0]], [[1, -1], [3, 2], [-1, -1]], exists=[[True, True, False], [True, True, False], [True] * 3]
-    )  # fmt: skip
+        [[3, 1, -1], [2, 5, 3], [2, 2, 0]],
+        [[1, -1], [3, 2], [-1, -1]],
+        exists=[[True, True, False], [True, True, False], [True, True, True]],
+    )
     assert groups.hits.tolist() == [[False, True, False], [True, False, False], [False, False, False]]

@@ -9,16 +9,23 @@ from pathlib import Path
 
 from recrl.evaluation.results import EvaluationResult, compare_pairs, load_results
 
+INTRODUCTION = """# Results
+
+Written by `make example-toys` (`run.sh`, `results.py`) from the files of the runs. Leave-one-out, full ranking over the
+catalogue, nothing of the history removed, history of 20 items, from scratch, no pretrained weights. In brackets 95 %
+bootstrap intervals over users. Both data sets use `toys.toml`; only the paths differ.
+"""
 COLUMNS = ("hr@5", "hr@10", "ndcg@5", "ndcg@10", "cold_recall@10", "entropy_bits@10", "coverage@10")
 
 
 def table(results: list[EvaluationResult], split: str) -> list[str]:
     """Rows of one split, each value with its 95 % interval where it has one."""
     lines = ["| " + " | ".join([split, *COLUMNS]) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
-    for result in results:
-        if result.split == split:
-            lines.append("| " + " | ".join([result.name, *(cell(result, name) for name in COLUMNS)]) + " |")
-    return lines
+    return lines + [
+        "| " + " | ".join([result.name, *(cell(result, name) for name in COLUMNS)]) + " |"
+        for result in results
+        if result.split == split
+    ]
 
 
 def cell(result: EvaluationResult, name: str) -> str:
@@ -62,14 +69,7 @@ def section(run: Path) -> list[str]:
 
 
 def main() -> None:
-    print("# Results\n")
-    print(
-        "Written by `make example-toys` (`run.sh`, `results.py`) from the files of the runs. Leave-one-out, full ranking over"
-    )
-    print(
-        "the catalogue, nothing of the history removed, history of 20 items, from scratch, no pretrained weights. In brackets"
-    )
-    print("95 % bootstrap intervals over users. Both data sets use `toys.toml`; only the paths differ.\n")
+    print(INTRODUCTION)
     for run in map(Path, sys.argv[1:]):
         if (run / "evaluation").is_dir():
             print("\n".join(section(run)))

@@ -20,6 +20,7 @@ from recrl.errors import UserError
 from recrl.sids.codes import SidIndex
 from recrl.sids.tokens import sid_token_ids
 
+MARK_LIKE = re.compile(r"<(\||[a-z]_\d+>)")
 ITEM_MARK = re.compile(r"<\|item:(\d+)\|>")
 
 
@@ -70,6 +71,11 @@ LABELS = ("否", "是")
 TITLE_RESPONSES = frozenset({"sid_to_title", "sids_to_title"})
 ITEM_TASKS = frozenset({"sid_to_title", "title_to_sid", "description_to_sid"})
 """Tasks about one item; the others are about a history."""
+
+
+def plain(text: str) -> str:
+    """Text of the catalogue without anything that the tokenizer, or the writer, would take for a mark."""
+    return MARK_LIKE.sub(r"< \1", text)
 
 
 def item_mark(item: int) -> str:
@@ -133,10 +139,10 @@ class PromptWriter:
         item = int(target[0])
         writers: dict[str, Callable[[], str]] = {
             "history": lambda: self.template.separator.join(item_mark(int(entry)) for entry in history),
-            "titles": lambda: "; ".join(self.catalog.titles[int(entry)] for entry in history),
+            "titles": lambda: "; ".join(plain(self.catalog.titles[int(entry)]) for entry in history),
             "sid": lambda: item_mark(item),
-            "title": lambda: self.catalog.titles[item],
-            "description": lambda: self.catalog.descriptions[item] or self.catalog.titles[item],
+            "title": lambda: plain(self.catalog.titles[item]),
+            "description": lambda: plain(self.catalog.descriptions[item] or self.catalog.titles[item]),
         }
         pattern = self.template.texts[task]
         # Only the fields that the template names are written: a title must not leak into a prompt that asks for it.
@@ -172,7 +178,7 @@ class PromptWriter:
 
     def titles(self, items: NDArray[np.int64]) -> Ragged:
         """Token ids of titles, closed by the end token."""
-        return self.texts([self.catalog.titles[item] for item in items])
+        return self.texts([plain(self.catalog.titles[item]) for item in items])
 
 
 def prepend(rows: Ragged, tokens: list[int]) -> Ragged:

@@ -50,7 +50,7 @@ class SidIndex:
     @property
     def fingerprint(self) -> str:
         """A hash of codes and suffixes: what a model's SID tokens are bound to."""
-        return hashlib.sha256(self.codes.tobytes() + self.suffix.tobytes()).hexdigest()[:16]
+        return hashlib.sha256(self.codes.tobytes() + self.suffix.tobytes() + repr(self.sizes).encode()).hexdigest()[:16]
 
     def tokens(self, item: int) -> list[str]:
         """``["<a_3>", "<b_7>", "<c_2>"]``, and ``"<d_0>"`` where the path is shared."""

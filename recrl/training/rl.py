@@ -8,7 +8,7 @@ then equals the new one; the reference is skipped where nothing weighs it.
 from __future__ import annotations
 
 import copy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,35 +18,21 @@ from torch import Tensor, nn
 
 from recrl.backends.torch_backend import TransformersPolicy
 from recrl.config import RunConfig
-from recrl.data.ragged import Ragged
-from recrl.errors import UserError
-from recrl.evaluation.protocols import padded_targets, prompt_batch
-from recrl.groups import PackedGroups, PromptBatch, RolloutGroups, Signal, Targets, pack_active
+from recrl.groups import PackedGroups, PromptBatch, RolloutGroups, Signal, pack_active
 from recrl.models.checkpoint import load_folder
 from recrl.objectives.base import ObjectiveInputs
 from recrl.rollout.base import join_groups, split_prompts
-from recrl.seeding import generator, seed_of
+from recrl.seeding import seed_of
 from recrl.training import checkpoint
 from recrl.training.group_health import group_health
 from recrl.training.launch import Position, Report, launch
 from recrl.training.meter import Meter
 from recrl.training.method import Method
 from recrl.training.optimizer import adamw, cosine_lr, optimizer_tensors, restore_optimizer, set_lr
-from recrl.training.rows import next_examples
+from recrl.training.rl_prompts import PromptSource
 from recrl.training.run_folder import StageFolder
 from recrl.training.setup import World, load_data, make_policy, make_world
 from recrl.training.validation import Progress, Validation
-
-
-@dataclass(frozen=True)
-class PromptTable:
-    """All prompts of one pass over the training sequences."""
-
-    ids: Ragged
-    targets: Targets
-
-    def __len__(self) -> int:
-        return len(self.ids)
 
 
 class Rl:
@@ -57,10 +43,6 @@ class Rl:
         self.folder = folder
         self.method = Method.make(config.rl)
         dataset, index = load_data(config)
-        if not len(dataset.train):
-            raise UserError(
-                "the data set has no training sequences", why="RL draws its prompts from them", fix="prepare it again"
-            )
         model, tokenizer = load_folder(start_folder(config))
         self.world: World = make_world(config, tokenizer, dataset, index)
         self.policy = make_policy(config, self.world, model.eval(), tokenizer)
@@ -76,44 +58,12 @@ class Rl:
         self.at = Position()
         self.progress = Progress()
         self.signal_state: dict[str, float] = {}
-        self._table = (0, self._make_table(0))
-        self.pass_prompts = len(self._table[1])  # the same in every pass
-        if not self.pass_prompts:
-            raise UserError(
-                "no training sequence has an item to ask for",
-                why="each holds a single item, with nothing before it",
-                fix="prepare data with longer histories",
-            )
+        self.prompts = PromptSource(config, self.world)
 
     @property
     def single_step(self) -> bool:
         """One optimiser step a rollout: the old log-probability is the new one, detached."""
         return self.config.rl.epochs * self.config.rl.mini_batches == 1
-
-    def prompts(self, step: int) -> PromptBatch:
-        """The prompts of a step: passes over the training sequences, each in an order of its own."""
-        size = min(self.config.rl.prompts_per_step, self.pass_prompts)
-        number, place = divmod(step, self.pass_prompts // size)
-        table = self.table(number)
-        order = generator(self.config.run.seed, "rl", "order", number).permutation(len(table))
-        return prompt_batch(
-            table.ids, table.targets, np.sort(order[place * size : (place + 1) * size]), self.world.device
-        )
-
-    def table(self, number: int) -> PromptTable:
-        """The prompts of pass ``number``; only the latest is kept."""
-        if self._table[0] != number:
-            self._table = (number, self._make_table(number))
-        return self._table[1]
-
-    def _make_table(self, number: int) -> PromptTable:
-        train = self.world.dataset.train
-        if self.config.rl.targets == "last":
-            last = np.maximum(train.items.lengths - 1, train.first_target)  # a single item has nothing before it
-            train = replace(train, first_target=last.astype(np.int32))
-        examples = next_examples(train, self.config.rl.task, generator(self.config.run.seed, "rl", "targets", number))
-        targets = padded_targets(examples.targets, self.world.codes.cpu())
-        return PromptTable(self.world.writer.prompts(examples), targets)
 
     def rollout(self, prompts: PromptBatch, seed: int) -> RolloutGroups:
         """Groups of all prompts, in parts of at most the token budget."""
@@ -132,7 +82,7 @@ class Rl:
         """One rollout and its optimiser steps; returns the step's metrics."""
         meter, seed = self.meter, seed_of(self.config.run.seed, "rl", "rollout", self.at.step)
         with meter.time("step"):
-            prompts = self.prompts(self.at.step)
+            prompts = self.prompts.batch(self.at.step)
             with meter.time("gen"):
                 groups = self.rollout(prompts, seed)
             with meter.time("reward"):

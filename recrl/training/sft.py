@@ -24,7 +24,7 @@ from recrl.training.optimizer import adamw, average_into, cosine_lr, optimizer_t
 from recrl.training.rows import RowMaker, Rows
 from recrl.training.run_folder import StageFolder
 from recrl.training.setup import World, load_data, make_policy, make_world, new_model
-from recrl.training.teacher import Teacher
+from recrl.training.teacher import Teacher, soft_target_loss
 from recrl.training.validation import Progress, Validation
 
 
@@ -56,8 +56,8 @@ class Sft:
         self.progress = Progress()
         self.steps_per_epoch = len(self.rows.batches(0, self.rows.epoch(0)))  # of every epoch; tells wrong tasks, too
 
-    def train_step(self, batch: Rows, lr: float) -> dict[str, float]:
-        """One optimiser step; the loss is the mean over the batch's scored tokens."""
+    def train_step(self, batch: Rows, lr: float, *, taught: bool = False) -> dict[str, float]:
+        """One optimiser step; the loss is the mean over the batch's scored tokens, and the teacher's where it joins."""
         options = self.config.sft
         torch.manual_seed(seed_of(self.config.run.seed, "dropout", self.at.step))
         self.model.train()
@@ -71,7 +71,7 @@ class Sft:
             total = self.row_loss(*(states.to(self.world.device) for states in part))
             (total / tokens).backward()
             loss += float(total.detach()) / tokens
-        values = self.teach() if self.teacher is not None else {}
+        values = self.teach() if taught else {}
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), options.clip_grad)
         self.optimizer.step()
         if self.averaged is not None:
@@ -84,11 +84,11 @@ class Sft:
         """Add the gradient of the teacher's soft targets, the mean over their tokens."""
         assert self.teacher is not None
         batch = self.teacher.batch(self.at.step)
-        share = self.config.sft.teacher.weight / float((batch.advantage.unsqueeze(1) * batch.mask).sum())
+        share = self.config.sft.teacher.weight / float((batch.advantage.clamp(min=0).unsqueeze(1) * batch.mask).sum())
         loss = 0.0
         for micro in batch.micro_batches(self.config.backend.token_budget):
             logp, _ = self.policy.logp(micro)
-            total = -(logp.sum(1) * micro.advantage).sum() * share
+            total = soft_target_loss(logp, micro.advantage) * share
             total.backward()
             loss += float(total.detach())
             self.meter.count(micro.effective_tokens, micro.pairs, int(micro.mask.sum()))
@@ -159,10 +159,13 @@ class Sft:
         lr = cosine_lr(
             self.at.step, steps=steps, warmup_steps=options.warmup_steps, lr=options.lr, lr_final=options.lr_final
         )
+        taught = self.teacher is not None and self.at.step >= options.teacher.start * steps
         with self.meter.time("step"):
-            values = self.train_step(batch, lr)
+            values = self.train_step(batch, lr, taught=taught)
         self.at = after
-        validated = after.step % (options.eval_every or per_epoch) == 0 or after.epoch == options.epochs
+        ends_epoch = after.batch == 0
+        due = after.step % options.eval_every == 0 if options.eval_every else ends_epoch
+        validated = due or after.epoch == options.epochs
         if validated:
             values |= self.evaluate()
             self.progress = self.progress.after(after.step, values["valid/ndcg@10"])

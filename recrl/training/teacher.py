@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from recrl.baselines import BASELINES, Scorer
 from recrl.components import resolve
@@ -46,7 +47,9 @@ class Teacher:
         return cls(scorer, config.sft.teacher, rows, world.writer, world.device, config.run.seed)
 
     def batch(self, step: int) -> PackedGroups:
-        """Histories of one step with their soft targets; ``advantage`` holds the weights, which sum to 1 a history.
+        """Histories of one step with their soft targets; ``advantage`` holds the weights.
+
+        Positive weights sum to 1 a history; the negative ones of items to push down sum to ``-unlikelihood``.
 
         Histories in which the scorer knows nothing are left out.
         """
@@ -55,6 +58,8 @@ class Teacher:
         chosen = np.sort(rng.integers(len(train), size=self.options.prompts))
         sequences = type(train)(train.users[chosen], train.items.select(chosen), train.first_target[chosen])
         examples = next_examples(sequences, "next", rng)
+        by_length = np.argsort(examples.history.lengths, kind="stable")  # like lengths share a micro-batch
+        examples = examples.select(by_length)
         history = examples.history.tail(self.writer.history_limit)
         scores = np.array(self.scorer.scores(history), np.float32)
         if self.options.exclude_history:
@@ -63,11 +68,15 @@ class Teacher:
         weights = np.maximum(np.take_along_axis(scores, items, 1), 0)
         known = weights.sum(1) > 0
         items, weights = items[known], weights[known] / weights[known].sum(1, keepdims=True)
+        if self.options.unlikelihood:
+            repeats, exists = _latest(history.select(np.flatnonzero(known)), self.options.unlikely)
+            share = -self.options.unlikelihood / exists.sum(1, keepdims=True)
+            items, weights = np.hstack([items, repeats]), np.hstack([weights, np.where(exists, share, 0)])
         prompts = self.writer.prompts(examples.select(np.flatnonzero(known)))
         return self._packed(prompts, items, weights)
 
     def _packed(self, prompts: Ragged, items: NDArray[Any], weights: NDArray[Any]) -> PackedGroups:
-        row, column = np.nonzero(weights > 0)
+        row, column = np.nonzero(weights)
         chosen = items[row, column]
         responses, nodes = self.rows.responses.select(chosen), self.rows.item_nodes.select(chosen)
         mask = np.arange(int(responses.lengths.max())) < responses.lengths[:, None]
@@ -75,7 +84,7 @@ class Teacher:
         tokens[mask], places[mask] = responses.values, nodes.values
         first = np.searchsorted(row, np.arange(len(prompts)))
 
-        def tensor(values: NDArray[Any]) -> torch.Tensor:
+        def tensor(values: NDArray[Any]) -> Tensor:
             return torch.from_numpy(values).to(self.device)
 
         return PackedGroups(
@@ -87,3 +96,26 @@ class Teacher:
             tensor(places),
             tensor(weights[row, column].astype(np.float32)),
         )
+
+
+def _latest(histories: Ragged, count: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """[U, count] the latest items of every history, latest first, and which of these places exist."""
+    place = histories.lengths[:, None] - 1 - np.arange(count)
+    exists = place >= 0
+    items = histories.values[histories.offsets[:-1, None] + np.maximum(place, 0)]
+    return items.astype(np.int64), exists
+
+
+def soft_target_loss(logp: Tensor, weight: Tensor) -> Tensor:
+    """Sum over responses of the weighted log-likelihood, or unlikelihood where the weight is negative, negated.
+
+    Unlikelihood is ``log(1 - p)`` of the whole response: its gradient fades as p does, so it takes from repeated items
+    what they have and pushes nothing far below that.
+
+    Args:
+        logp: [N, R] log-probabilities of tokens, 0 behind the end.
+        weight: [N].
+    """
+    total = logp.sum(1)
+    unlikely = torch.log1p(-total.clamp(max=-1e-6).exp())
+    return -torch.where(weight >= 0, weight * total, -weight * unlikely).sum()

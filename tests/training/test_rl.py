@@ -42,7 +42,7 @@ def flat_gradient(model: nn.Module) -> Tensor:
 
 
 def first_batch(rl: Rl) -> PackedGroups:
-    groups = rl.rollout(rl.prompts(0), seed=1)
+    groups = rl.rollout(rl.prompts.batch(0), seed=1)
     rewards = rl.method.reward(groups)
     return pack_active(rl.method.signal.run(groups, rewards, torch.ones(1), rl.method.signal_options, {}))
 
@@ -64,7 +64,7 @@ class Gradients:
 def by_hand(rl: Rl, trained: Path, seed: int) -> tuple[Tensor, float]:
     """Gradient and mean reward of the first step, row by row on the stock model."""
     model, _ = load_folder(trained)
-    groups = rl.rollout(rl.prompts(0), seed)
+    groups = rl.rollout(rl.prompts.batch(0), seed)
     hits = groups.hits.float()
     rows: list[Tensor] = []
     for prompt in range(len(hits)):
@@ -183,9 +183,7 @@ def test_the_reference_is_there_only_where_it_weighs_something(world: Path, trai
         assert not parameter.requires_grad
 
 
-def test_a_step_without_active_rows_changes_no_weight(
-    world: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_step_without_active_rows_changes_no_weight(world: Path, trained: Path, tmp_path: Path) -> None:
     rl = rl_of(world, trained, tmp_path)
     before = copy.deepcopy(rl.policy.model.state_dict())
     never = replace(rl.method.rewards[0][0], run=lambda groups, _: torch.zeros(groups.exists.shape))
@@ -201,17 +199,17 @@ def test_a_pass_shows_every_prompt_at_most_once_and_draws_targets_anew(
     world: Path, trained: Path, tmp_path: Path
 ) -> None:
     rl = rl_of(world, trained, tmp_path)
-    per_pass = rl.pass_prompts // 16
+    per_pass = rl.prompts.per_pass // 16
     keys = []
     for step in range(2 * per_pass):
-        prompts = rl.prompts(step)
+        prompts = rl.prompts.batch(step)
         assert len(prompts) == 16
         keys.append(
             [(*row.tolist(), int(item)) for row, item in zip(prompts.ids, prompts.targets.items[:, 0], strict=True)]
         )
-    table = rl.table(0)
-    assert rl.pass_prompts == len(table) == len(rl.table(1))
-    assert not np.array_equal(table.targets.items, rl.table(1).targets.items)
+    table = rl.prompts.table(0)
+    assert rl.prompts.per_pass == len(table) == len(rl.prompts.table(1))
+    assert not np.array_equal(table.targets.items, rl.prompts.table(1).targets.items)
     assert keys[0] != keys[per_pass]
 
 
@@ -219,15 +217,15 @@ def test_targets_last_asks_for_the_last_training_item_alone(world: Path, trained
     rl = rl_of(world, trained, tmp_path, targets="last")
     train = rl.world.dataset.train
     expected = [int(row[-1]) for row in train.items if len(row) > 1]
-    assert rl.table(0).targets.items[:, 0].tolist() == expected
-    assert rl.table(3).targets.items[:, 0].tolist() == expected
+    assert rl.prompts.table(0).targets.items[:, 0].tolist() == expected
+    assert rl.prompts.table(3).targets.items[:, 0].tolist() == expected
 
 
 def falling(*values: float) -> Any:
     """Validations that give these values in turn, whatever the model."""
     left: Iterator[float] = iter(values)
 
-    def score(self: Validation, policy: object) -> dict[str, float]:
+    def score(*_: object) -> dict[str, float]:
         return {"valid/hr@10": 0.5, "valid/ndcg@10": next(left)}
 
     return score

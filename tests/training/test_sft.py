@@ -79,7 +79,7 @@ def test_the_loss_is_the_mean_over_scored_tokens_of_the_stock_model(world: Path,
 def test_a_few_steps_lower_the_loss_and_the_run_is_on_disk(world: Path, tmp_path: Path) -> None:
     config = run_config(world, tmp_path, sft={"epochs": 3})
     seen: list[int] = []
-    status = train_sft(config, lambda step, steps, values: seen.append(step))
+    status = train_sft(config, lambda step, *_: seen.append(step))
     stage = config.folder / "sft"
     lines = metrics(stage)
     losses = [line["sft/loss"] for line in lines]
