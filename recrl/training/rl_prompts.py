@@ -40,8 +40,8 @@ class PromptSource:
         if not self.per_pass:
             raise UserError(
                 "RL has nothing to ask for",
-                why="the data set has no training rows, or each holds a single item with nothing before it",
-                fix="prepare data with longer histories",
+                why=f"the data set has no training rows for {config.rl.task!r}, or single items with nothing before them",
+                fix="prepare data with longer histories, or choose another rl.task",
             )
 
     def batch(self, step: int) -> PromptBatch:

@@ -328,7 +328,7 @@ RL = [
     case("RL from a damaged checkpoint", "rl run.toml", "no checkpoint below runs/small/sft", "damaged",
          before=cut("runs/small/sft/checkpoints/*/trainer.safetensors")),
     case("RL without training rows", "rl run.toml --set data.path=untrained --set sid.path=untrained-sids",
-         "no training sequences"),
+         "RL has nothing to ask for"),
     setting("unknown rollout", "rl.rollout.kind=beams", "did you mean 'beam'", command=RUN),
     setting("unknown reward", 'rl.rewards=[{kind="hits"}]', "rl.rewards.0", "did you mean 'hit'", command=RUN),
     setting("unknown signal", "rl.signal.kind=zscore", "rl.signal.kind", "'group_zscore'", command=RUN),

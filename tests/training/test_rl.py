@@ -307,6 +307,6 @@ def test_a_run_without_a_start_or_without_prompts_is_the_users_error(
     described = json.loads((sids / "sid.json").read_text()) | {"dataset": meta["fingerprint"]}
     (sids / "sid.json").write_text(json.dumps(described))
     config = run_config(world, tmp_path, rl={"init": str(trained)}, data={"path": str(folder)}, sid={"path": str(sids)})
-    with pytest.raises(UserError, match="no training sequence has an item to ask for"):
+    with pytest.raises(UserError, match="RL has nothing to ask for"):
         train_rl(config, silent)
     assert not (tmp_path / "tiny").exists()
