@@ -40,7 +40,7 @@ class PromptSource:
         if not self.per_pass:
             raise UserError(
                 "RL has nothing to ask for",
-                why=f"the data set has no training rows for {config.rl.task!r}, or single items with nothing before them",
+                why=f"the data set has no training rows for {config.rl.task!r}, or rows of a single item",
                 fix="prepare data with longer histories, or choose another rl.task",
             )
 
