@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import logging
 import sys
@@ -12,6 +13,7 @@ import click
 from recrl import __version__
 from recrl.errors import RecrlError
 
+DISK_FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 COMMANDS = {
     "config": "Show, explain and start a run's config.",
     "data": "Prepare data sets.",
@@ -60,3 +62,12 @@ def main(arguments: list[str] | None = None) -> Any:
     except RecrlError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(error.exit_code)
+    except OSError as error:
+        # A full disk or a folder taken away in mid-run: nothing that the config could have told.
+        if error.errno not in DISK_FAILURES:
+            raise
+        click.echo(
+            f"Error: {error.filename or 'the disk'}: {error.strerror}\n  Fix: make room, then go on with --resume",
+            err=True,
+        )
+        sys.exit(1)

@@ -32,6 +32,20 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _default_kinds(cls, values: Any) -> Any:
+        """Options without a ``kind`` belong to the default part."""
+        if not isinstance(values, dict):
+            return values
+        kinds = {
+            name: field.default.kind for name, field in cls.model_fields.items() if isinstance(field.default, Choice)
+        }
+        return {
+            name: {"kind": kinds[name]} | value if name in kinds and isinstance(value, dict) else value
+            for name, value in values.items()
+        }
+
 
 def _check_tasks(tasks: dict[str, float]) -> None:
     for task, weight in tasks.items():
@@ -63,9 +77,13 @@ class SidSection(Section):
     path: Path = Path("sids/synthetic")
     """Where ``recrl sid build`` writes and everything else reads."""
     levels: int = Field(3, ge=1, le=7)
+    """Codes of a SID, the suffix not counted."""
     codebook_size: int = Field(256, ge=2)
+    """Codes of a level."""
     encoder: Choice = Choice(kind="fused")
+    """From item text and co-occurrence to vectors."""
     quantizer: Choice = Choice(kind="balanced")
+    """From vectors to codes."""
 
 
 class ModelSection(Section):
@@ -147,22 +165,29 @@ class SftSection(Section):
     tasks: dict[str, float] = Field(default_factory=lambda: {"next": 1.0})
     """Task -> weight: how many times an epoch shows each of its examples (METHODS C-2)."""
     epochs: int = Field(10, ge=1)
+    """Passes over the training rows."""
     batch_size: int = Field(128, ge=1)
     """Sequences of one optimiser step."""
     accumulate: int = Field(1, ge=1)
     """Micro-batches that an optimiser step is divided into; the gradient is the same for any number."""
     lr: float = Field(1e-3, gt=0)
+    """Highest learning rate."""
     lr_final: float = Field(0.0, ge=0)
     """Learning rate at the end of the cosine."""
     warmup_steps: int = Field(100, ge=0)
+    """Optimiser steps of linear warm-up."""
     weight_decay: float = Field(0.01, ge=0)
+    """AdamW's, on matrices alone."""
     clip_grad: float = Field(1.0, gt=0)
+    """Largest norm of the gradient; above it the gradient is scaled down."""
     betas: tuple[Share, Share] = (0.9, 0.98)
+    """AdamW's."""
     ema_decay: float = Field(0.0, ge=0, lt=1)
     """Average of the weights that is evaluated and saved as the model; 0 is off."""
     augment: AugmentSection = AugmentSection()
     teacher: TeacherSection = TeacherSection()
     gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass in place of keeping them."""
     eval_every: int = Field(0, ge=0)
     """Optimiser steps between validations; 0 is once an epoch."""
     patience: int = Field(5, ge=0)
@@ -185,9 +210,11 @@ class RlSection(Section):
     recipe: str | None = None
     """A file of ``recipes/``, or a path ending in .toml. The user's own keys win over it."""
     task: str = "next"
+    """What is asked for: the next item after SIDs, after titles, or the source's own prompts (``recif``)."""
     steps: int = Field(100, ge=1)
     """Rollouts, each followed by ``epochs`` x ``mini_batches`` optimiser steps."""
     prompts_per_step: int = Field(64, ge=1)
+    """Prompts of a rollout."""
     targets: Literal["last", "any"] = "any"
     """What of a training sequence is asked for: its last item, or an item drawn anew each epoch."""
     epochs: int = Field(1, ge=1)
@@ -195,15 +222,25 @@ class RlSection(Section):
     mini_batches: int = Field(1, ge=1)
     """Optimiser steps of one pass over a rollout."""
     rollout: Choice = Choice(kind="beam")
+    """How a group of responses comes to be."""
     rewards: list[Choice] = Field(default_factory=lambda: [Choice(kind="hit")], min_length=1)
+    """What a response is worth; several are combined by the signal."""
     signal: Choice = Choice(kind="group_zscore")
+    """From rewards to advantages and active rows."""
     objective: Choice = Choice(kind="grpo")
+    """The loss."""
     lr: float = Field(1e-5, gt=0)
+    """Highest learning rate."""
     lr_final: float = Field(0.0, ge=0)
+    """Learning rate at the end of the cosine."""
     warmup_steps: int = Field(10, ge=0)
+    """Optimiser steps of linear warm-up."""
     weight_decay: float = Field(0.0, ge=0)
+    """AdamW's, on matrices alone."""
     clip_grad: float = Field(1.0, gt=0)
+    """Largest norm of the gradient; above it the gradient is scaled down."""
     betas: tuple[Share, Share] = (0.9, 0.999)
+    """AdamW's."""
     eval_every: int = Field(20, ge=1)
     """Steps between validations. The start is always validated."""
     max_ndcg_drop: float = Field(0.02, ge=0)
@@ -213,6 +250,7 @@ class RlSection(Section):
     checkpoint_every: int = Field(0, ge=0)
     """Steps between checkpoints; 0 is with every validation."""
     keep: int = Field(2, ge=1)
+    """Checkpoints that stay, besides the best."""
 
     @field_validator("task")
     @classmethod
@@ -224,7 +262,9 @@ class RlSection(Section):
 
 class EvalSection(Section):
     beam_width: int = Field(50, ge=1)
+    """Beams of evaluation and recommendation."""
     k: tuple[int, ...] = (1, 5, 10, 20)
+    """Lengths of the lists that are measured."""
     bootstrap: int = Field(1000, ge=0)
     """Resamples behind the 95 % intervals; 0 leaves them out."""
     valid_examples: int = Field(4000, ge=0)
@@ -232,6 +272,7 @@ class EvalSection(Section):
     valid_beam_width: int = Field(20, ge=10)
     """Beams of these validations; they look at the first 10 items."""
     cold_fraction: float = Field(0.2, gt=0, lt=1)
+    """Share of the items, the rarest in training, that Cold-Recall counts as cold."""
 
     @model_validator(mode="after")
     def _wide_enough(self) -> Self:

@@ -71,6 +71,8 @@ def read(path: Path) -> Checkpoint:
         hashes = json.loads((path / MANIFEST).read_text())
     except (OSError, ValueError) as error:
         raise RunError(f"{path} is not a whole checkpoint", why=f"{MANIFEST}: {error}", fix=fix) from None
+    if not isinstance(hashes, dict):
+        raise RunError(f"{path} is damaged", why=f"{MANIFEST} holds no table of hashes", fix=fix)
     for name, expected in hashes.items():
         file = path / name
         if not file.is_file() or _hash(file) != expected:

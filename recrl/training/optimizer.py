@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
+
+from recrl.errors import RunError
 
 
 def adamw(model: nn.Module, *, lr: float, betas: tuple[float, float], weight_decay: float) -> torch.optim.AdamW:
@@ -24,6 +27,22 @@ def cosine_lr(step: int, *, steps: int, warmup_steps: int, lr: float, lr_final: 
         return lr * (step + 1) / warmup_steps
     done = (step - warmup_steps) / max(1, steps - warmup_steps)
     return lr_final + (lr - lr_final) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+def clip(parameters: Iterable[nn.Parameter], max_norm: float, step: int) -> float:
+    """Scale the gradient down to ``max_norm``; the norm that it had.
+
+    Raises:
+        RunError: it is not finite, so the next step would ruin the weights.
+    """
+    norm = float(nn.utils.clip_grad_norm_(parameters, max_norm))
+    if not math.isfinite(norm):
+        raise RunError(
+            f"the gradient's norm is {norm} at step {step}",
+            why="an optimiser step with it would ruin the weights",
+            fix="lower the learning rate or use float32, and go on from the last checkpoint",
+        )
+    return norm
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from recrl.backends.torch_backend import TransformersPolicy
 from recrl.config import RunConfig
@@ -28,7 +28,7 @@ from recrl.training.group_health import group_health
 from recrl.training.launch import Position, Report, launch
 from recrl.training.meter import Meter
 from recrl.training.method import Method
-from recrl.training.optimizer import adamw, cosine_lr, optimizer_tensors, restore_optimizer, set_lr
+from recrl.training.optimizer import adamw, clip, cosine_lr, optimizer_tensors, restore_optimizer, set_lr
 from recrl.training.rl_prompts import PromptSource
 from recrl.training.run_folder import StageFolder
 from recrl.training.setup import World, load_data, make_policy, make_world
@@ -126,7 +126,7 @@ class Rl:
                 lr = self.lr(epoch * options.mini_batches + number)
                 set_lr(self.optimizer, lr)
                 loss, report = self.backward(batch.select(rows))
-                norms.append(float(nn.utils.clip_grad_norm_(self.policy.parameters(), options.clip_grad)))
+                norms.append(clip(self.policy.parameters(), options.clip_grad, self.at.step))
                 self.optimizer.step()
                 self.optimizer.zero_grad(set_to_none=True)
                 losses.append(loss)

@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from recrl.backends.torch_backend import TransformersPolicy
@@ -20,7 +20,7 @@ from recrl.seeding import seed_of
 from recrl.training import checkpoint
 from recrl.training.launch import Position, Report, launch
 from recrl.training.meter import Meter
-from recrl.training.optimizer import adamw, average_into, cosine_lr, optimizer_tensors, restore_optimizer, set_lr
+from recrl.training.optimizer import adamw, average_into, clip, cosine_lr, optimizer_tensors, restore_optimizer, set_lr
 from recrl.training.rows import RowMaker, Rows
 from recrl.training.run_folder import StageFolder
 from recrl.training.setup import World, load_data, make_policy, make_world, new_model
@@ -72,13 +72,13 @@ class Sft:
             (total / tokens).backward()
             loss += float(total.detach()) / tokens
         values = self.teach() if taught else {}
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), options.clip_grad)
+        norm = clip(self.model.parameters(), options.clip_grad, self.at.step)
         self.optimizer.step()
         if self.averaged is not None:
             average_into(self.averaged, self.model, decay=options.ema_decay, step=self.at.step)
         lengths = batch.ids.lengths
         self.meter.count(len(batch.ids.values), int((lengths * (lengths + 1) // 2).sum()), tokens)
-        return values | {"sft/loss": loss, "sft/grad_norm": float(norm), "sft/lr": lr, "sft/tokens": float(tokens)}
+        return values | {"sft/loss": loss, "sft/grad_norm": norm, "sft/lr": lr, "sft/tokens": float(tokens)}
 
     def teach(self) -> dict[str, float]:
         """Add the gradient of the teacher's soft targets, the mean over their tokens."""
