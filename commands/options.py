@@ -21,6 +21,13 @@ resume_option: Decorator = click.option("--resume", is_flag=True, help="Go on fr
 dry_run_option: Decorator = click.option("--dry-run", is_flag=True, help="Check CONFIG, print it in full, and stop.")
 
 
+def train_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """CONFIG and the options of a command that trains."""
+    for option in (json_option, overwrite_option, resume_option, dry_run_option, set_option, config_argument):
+        command = option(command)
+    return command
+
+
 def echo_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 

@@ -7,26 +7,12 @@ from pathlib import Path
 import click
 
 from recrl import config as configs
-from recrl.commands.options import (
-    config_argument,
-    dry_run_option,
-    echo_json,
-    json_option,
-    overwrite_option,
-    resume_option,
-    set_option,
-    step_progress,
-)
+from recrl.commands.options import echo_json, step_progress, train_options
 
 
 @click.command()
-@config_argument
+@train_options
 @click.option("--recipe", help="A recipe's name, or a TOML file: the method.")
-@set_option
-@dry_run_option
-@resume_option
-@overwrite_option
-@json_option
 def rl(
     config: str,
     recipe: str | None,

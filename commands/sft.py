@@ -7,25 +7,11 @@ from pathlib import Path
 import click
 
 from recrl import config as configs
-from recrl.commands.options import (
-    config_argument,
-    dry_run_option,
-    echo_json,
-    json_option,
-    overwrite_option,
-    resume_option,
-    set_option,
-    step_progress,
-)
+from recrl.commands.options import echo_json, step_progress, train_options
 
 
 @click.command()
-@config_argument
-@set_option
-@dry_run_option
-@resume_option
-@overwrite_option
-@json_option
+@train_options
 def sft(config: str, overrides: tuple[str, ...], dry_run: bool, resume: bool, overwrite: bool, as_json: bool) -> None:
     """Fine-tune the model that CONFIG (a TOML file) describes on its data's training rows."""
     run = configs.load(Path(config), overrides)

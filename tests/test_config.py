@@ -165,3 +165,10 @@ def test_the_json_schema_has_docs_and_every_kind():
     sft = schema["config"]["$defs"]["SftSection"]["properties"]
     assert sft["epochs"]["minimum"] == 1
     assert sft["ema_decay"]["description"].startswith("Average of the weights")
+
+
+def test_options_without_a_kind_belong_to_the_default_part(tmp_path: Path) -> None:
+    config = load(written(tmp_path, "[rl.signal]\nddof = 0\n"), ("rl.objective.clip_low=0.1",))
+    assert config.rl.signal == Choice(kind="group_zscore", ddof=0)
+    assert config.rl.objective.given == {"clip_low": 0.1}
+    assert Method.make(config.rl).objective_options.clip_low == 0.1  # type: ignore[attr-defined]

@@ -44,7 +44,11 @@ VALIDATION = (
 )
 PANELS = {
     "sft": (
-        Panel("Training loss", "cross-entropy (nats per token)", (("sft/loss", "loss"),)),
+        Panel(
+            "Training loss",
+            "cross-entropy (nats per token)",
+            (("sft/loss", "loss"), ("sft/teacher_loss", "teacher loss")),
+        ),
         *VALIDATION,
         Panel("Gradient norm", "L2 norm", (("sft/grad_norm", "gradient norm"),)),
         Panel("Learning rate", "learning rate", (("sft/lr", "learning rate"),), smooth=False),

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -48,14 +49,23 @@ class Checkpoint:
 def write(
     folder: Path, step: int, save_model: Callable[[Path], None], tensors: dict[str, Tensor], state: dict[str, Any]
 ) -> Path:
-    """Write ``folder/step-000100`` and point ``folder/../latest`` at it."""
+    """Write ``folder/step-000100`` and point ``folder/../latest`` at it.
+
+    Raises:
+        RunError: the disk is full or gone; nothing of the checkpoint is left, those before it are untouched.
+    """
     target = folder / f"step-{step:06d}"
-    with new_folder(target, overwrite=True) as beside:
-        save_model(beside / "model")
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, beside / "trainer.safetensors")
-        (beside / "state.json").write_text(json.dumps(state, indent=2) + "\n")
-        hashes = {str(path.relative_to(beside)): _hash(path) for path in sorted(beside.rglob("*")) if path.is_file()}
-        (beside / MANIFEST).write_text(json.dumps(hashes, indent=2) + "\n")
+    try:
+        with new_folder(target, overwrite=True) as beside:
+            save_model(beside / "model")
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, beside / "trainer.safetensors")
+            (beside / "state.json").write_text(json.dumps(state, indent=2) + "\n")
+            files = [path for path in sorted(beside.rglob("*")) if path.is_file()]
+            hashes = {str(path.relative_to(beside)): _hash(path) for path in files}
+            (beside / MANIFEST).write_text(json.dumps(hashes, indent=2) + "\n")
+    except (OSError, SafetensorError) as error:
+        fix = "make room, then go on with --resume"
+        raise RunError(f"can't write the checkpoint {target}", why=str(error), fix=fix) from None
     _point(folder.parent / "latest", target)
     return target
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from recrl.config import RunConfig
+from recrl.errors import RecrlError
 from recrl.training import checkpoint
 from recrl.training.run_folder import StageFolder
 from recrl.training.setup import World
@@ -43,11 +45,21 @@ def launch(stage: Stage, report: Report, *, overwrite: bool, resume: bool) -> di
     folder = stage.folder
     if not (resume and folder.started):
         folder.start(stage.config, str(stage.world.device), overwrite=overwrite)
-        return stage.run(report)
+        return _run(stage, report)
     folder.check_config(stage.config)
     found = checkpoint.newest(folder.checkpoints)
     checkpoint.settle(folder.checkpoints, found)
     if found is not None:
         stage.restore(found)
     folder.resume(stage.at.step if found is not None else -1, stage.at.elapsed_s)
-    return stage.run(report)
+    return _run(stage, report)
+
+
+def _run(stage: Stage, report: Report) -> dict[str, Any]:
+    """Run, and leave word where it fails."""
+    try:
+        return stage.run(report)
+    except RecrlError as error:
+        with suppress(OSError):  # a full disk is one of the reasons to be here
+            stage.folder.status("failed", reason=error.found)
+        raise

@@ -166,3 +166,13 @@ def test_joining_rows_by_hand() -> None:
     assert as_lists(concatenate(left, right)) == [[1, 4, 5], [6], [2, 3]]
     assert as_lists(append(left, 9)) == [[1, 9], [9], [2, 3, 9]]
     assert as_lists(prepend(left, [7, 8])) == [[7, 8, 1], [7, 8], [7, 8, 2, 3]]
+
+
+@pytest.mark.parametrize("title", ["a <|end|> b", "<a_1> or <|item:3|>", "<d_0>"])
+def test_a_title_that_looks_like_a_mark_stays_text(title: str) -> None:
+    catalog = replace(CATALOG, titles=[title, *TITLES[1:]])
+    made = PromptWriter.make(tokenizer(text=True), INDEX, catalog, "plain", 3)
+    ids = made.titles(np.array([0]))[0].tolist()
+    marks = {made.tokenizer.convert_tokens_to_ids(token) for token in INDEX.vocabulary()}
+    assert ids[-1] == made.tokenizer.eos_token_id
+    assert not (set(ids[:-1]) & (marks | set(made.tokenizer.all_special_ids)))

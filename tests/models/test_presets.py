@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from recrl.errors import ConfigError
-from recrl.models.presets import SHAPES, preset_model, preset_tokenizer
+from recrl.models.presets import SHAPES, preset_model, preset_tokenizer, start_from_codebooks
 
 
 @pytest.mark.parametrize("name", sorted(SHAPES))
@@ -72,3 +73,20 @@ def test_marks_come_first_and_mean_what_the_model_says() -> None:
         assert marks == (0, 1, 2, 3)
     config = preset_model("tiny", {}, 9, 0).config
     assert (config.bos_token_id, config.eos_token_id, config.pad_token_id) == (0, 1, 2)
+
+
+def test_sid_tokens_start_near_each_other_where_their_centroids_are() -> None:
+    model = preset_model("tiny", {}, 40, seed=0)
+    before = model.get_input_embeddings().weight.detach().clone()
+    rng = np.random.default_rng(0)
+    books = [rng.normal(size=(8, 100)).astype(np.float32) for _ in range(2)]
+    books[0][3] = books[0][5]  # two codes in one place
+    start_from_codebooks(model, list(range(10, 26)), books)
+    after = model.get_input_embeddings().weight.detach()
+    torch.testing.assert_close(after[:10], before[:10])
+    torch.testing.assert_close(after[26:], before[26:])
+    rows = after[10:26]
+    distance = torch.cdist(rows, rows) + torch.eye(16) * 100
+    assert int(distance[3].argmin()) == 5
+    assert float(distance[3, 5]) > 0
+    assert float(rows.std()) == pytest.approx(float(before[10:26].std()), rel=0.2)

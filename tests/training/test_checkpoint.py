@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from recrl.errors import RunError, UserError
 from recrl.training import checkpoint
@@ -146,3 +148,18 @@ def test_weights_come_back_into_a_model() -> None:
     checkpoint.load_into(second, checkpoint.model_tensors(first, "average"), "average")
     assert torch.equal(first.weight, second.weight)
     assert torch.equal(first.bias, second.bias)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), SafetensorError("I/O error")])
+def test_a_full_disk_leaves_the_checkpoint_before_and_no_half_one(tmp_path: Path, error: Exception) -> None:
+    before = write(tmp_path, 1)
+
+    def save_model(folder: Path) -> None:
+        folder.mkdir()
+        (folder / "half").write_text("written")
+        raise error
+
+    with pytest.raises(RunError, match="can't write the checkpoint"):
+        checkpoint.write(tmp_path / "checkpoints", 2, save_model, {}, {})
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == [before.name]
+    assert (tmp_path / "latest").resolve() == before.resolve()

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 from worlds import tiny_model
 
+from recrl.errors import RunError
 from recrl.training.optimizer import (
     adamw,
     average_into,
+    clip,
     cosine_lr,
     optimizer_tensors,
     restore_optimizer,
@@ -121,3 +123,18 @@ def test_an_optimiser_that_never_stepped_comes_back_empty() -> None:
     other.step(0)
     for left, right in zip(trained.model.parameters(), other.model.parameters(), strict=True):
         assert torch.equal(left, right)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_gradient_that_is_not_finite_ends_the_run(value: float) -> None:
+    parameter = nn.Parameter(torch.zeros(2))
+    parameter.grad = torch.tensor([1.0, value])
+    with pytest.raises(RunError, match="at step 7"):
+        clip([parameter], 1.0, 7)
+
+
+def test_clipping_gives_the_norm_that_was() -> None:
+    parameter = nn.Parameter(torch.zeros(2))
+    parameter.grad = torch.tensor([3.0, 4.0])
+    assert clip([parameter], 1.0, 0) == pytest.approx(5.0)
+    torch.testing.assert_close(parameter.grad, torch.tensor([0.6, 0.8]), atol=1e-5, rtol=0)

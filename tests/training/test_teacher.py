@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from runs import run_config, write_world
+from runs import metrics, run_config, silent, write_world
 
 from recrl.config import RunConfig
 from recrl.training.run_folder import StageFolder
-from recrl.training.sft import Sft
+from recrl.training.sft import Sft, train_sft
+from recrl.training.teacher import soft_target_loss
 
 
 @pytest.fixture(scope="module")
@@ -82,3 +84,50 @@ def test_the_gradient_is_that_of_the_weighted_log_likelihood(run: Sft) -> None:
     assert reported == pytest.approx(-float(per_token.detach()), rel=1e-5)
     for mine, parameter in zip(found, run.model.parameters(), strict=True):
         torch.testing.assert_close(mine, parameter.grad, atol=1e-6, rtol=1e-4)
+
+
+def test_items_of_the_history_get_negative_weights_where_unlikelihood_is_on(config: RunConfig, run: Sft) -> None:
+    assert run.teacher is not None
+    options = config.sft.teacher.model_copy(update={"unlikelihood": 6.0, "unlikely": 2})
+    batch = replace(run.teacher, options=options).batch(5)
+    items = run.world.trie.walk(batch.tokens, batch.mask.sum(1))
+    for prompt in range(len(batch.prompts)):
+        mine = batch.prompt_of == prompt
+        weights, named = batch.advantage[mine], items[mine]
+        assert float(weights[weights < 0].sum()) == pytest.approx(-6.0, rel=1e-5)
+        assert float(weights[weights > 0].sum()) == pytest.approx(1.0, rel=1e-5)
+        ids = batch.prompts.ids[prompt, : batch.prompts.length[prompt]].tolist()
+        pushed_down = named[weights < 0].tolist()
+        latest = run.world.writer.sid_ids[pushed_down[0]].tolist()
+        assert ids[-len(latest) :] == latest
+        assert 1 <= len(pushed_down) <= 2
+
+
+def test_the_soft_target_loss_by_hand() -> None:
+    logp = torch.tensor([[-1.0, -0.5], [-2.0, 0.0]], requires_grad=True)
+    loss = soft_target_loss(logp, torch.tensor([0.25, -3.0]))
+    assert float(loss.detach()) == pytest.approx(0.25 * 1.5 - 3 * math.log(1 - math.exp(-2)), rel=1e-5)
+    loss.backward()
+    odds = math.exp(-2) / (1 - math.exp(-2))
+    torch.testing.assert_close(logp.grad, torch.tensor([[-0.25, -0.25], [3 * odds, 3 * odds]]))
+
+
+def test_a_response_that_is_certain_gives_a_finite_loss() -> None:
+    logp = torch.zeros(1, 3, requires_grad=True)
+    loss = soft_target_loss(logp, torch.tensor([-1.0]))
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert torch.isfinite(logp.grad).all()  # type: ignore[arg-type]
+
+
+def test_it_joins_after_its_share_of_the_steps(config: RunConfig) -> None:
+    late = config.model_copy(
+        update={
+            "run": config.run.model_copy(update={"name": "late"}),
+            "sft": config.sft.model_copy(update={"teacher": config.sft.teacher.model_copy(update={"start": 0.5})}),
+        }
+    )
+    train_sft(late, silent)
+    rows = metrics(late.folder / "sft")
+    taught = ["sft/teacher_loss" in row for row in rows]
+    assert taught == [place >= len(rows) / 2 for place in range(len(rows))]
