@@ -31,7 +31,7 @@ from recrl.errors import DataError, UserError
 from recrl.evaluation import diversity, metrics
 from recrl.evaluation.metrics import PerUser
 from recrl.evaluation.protocols import length_batches, no_targets, prompt_batch, rank
-from recrl.evaluation.results import EvaluationResult, Metric, measured, save_result
+from recrl.evaluation.results import EvaluationResult, Metric, measured, save_result, table_order
 from recrl.sids.encoders.tfidf_svd import TFIDF_SVD, TfidfSvdOptions
 from recrl.training import checkpoint
 from recrl.training.setup import World, load_world
@@ -274,7 +274,7 @@ def evaluate(paths: list[Path], split: str, say: Callable[[str], None]) -> tuple
     """Evaluate everything that the paths name, with the baselines of the first one's data.
 
     Returns:
-        The results in the order of the paths, baselines first, and the folder that holds them.
+        The results, baselines first and a known optimum last, and the folder that holds them.
 
     Raises:
         UserError: a path names nothing, or the paths use different data.
@@ -302,4 +302,5 @@ def evaluate(paths: list[Path], split: str, say: Callable[[str], None]) -> tuple
         say(f"{subject.name} on {split}: {subject.model.parent}")
         results += evaluate_model(subject, split, folder)
     say(f"baselines on {split}")
-    return evaluate_baselines(datasets.load(first.data.path), first, split, folder) + results, folder
+    results += evaluate_baselines(datasets.load(first.data.path), first, split, folder)
+    return sorted(results, key=table_order), folder

@@ -138,7 +138,7 @@ def load_result(path: Path) -> EvaluationResult:
 
 def load_results(folder: Path) -> list[EvaluationResult]:
     """Every result of a folder: baselines first, then models (SFT before RL), the optimum last."""
-    return sorted((load_result(path) for path in sorted(folder.glob("*.json"))), key=_table_order)
+    return sorted((load_result(path) for path in sorted(folder.glob("*.json"))), key=table_order)
 
 
 def load_per_user(path: Path) -> dict[str, PerUser] | None:
@@ -221,7 +221,7 @@ def comparison_table(results: Sequence[EvaluationResult], metrics: Sequence[str]
     return table
 
 
-def _table_order(result: EvaluationResult) -> tuple[str, int, int, str]:
+def table_order(result: EvaluationResult) -> tuple[str, int, int, str]:
     place = NAME_ORDER.index(result.name) if result.name in NAME_ORDER else len(NAME_ORDER)
     return result.split, KIND_ORDER.index(result.kind), place, result.name
 

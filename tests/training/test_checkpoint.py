@@ -100,18 +100,6 @@ def test_writing_a_step_again_replaces_it(tmp_path: Path) -> None:
     assert found.state["at"] == {"step": 10}
 
 
-def test_a_model_that_can_not_be_saved_leaves_nothing(tmp_path: Path) -> None:
-    def fails(folder: Path) -> None:
-        folder.mkdir()
-        raise OSError(28, "No space left on device")
-
-    write(tmp_path, 10)
-    with pytest.raises(OSError, match="No space"):
-        checkpoint.write(tmp_path / "checkpoints", 20, fails, {}, {})
-    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000010"]
-    assert (tmp_path / "latest").resolve().name == "step-000010"
-
-
 @pytest.mark.parametrize(
     ("keep", "best", "left"),
     [
