@@ -32,6 +32,7 @@ from recrl.evaluation import diversity, metrics
 from recrl.evaluation.metrics import PerUser
 from recrl.evaluation.protocols import length_batches, no_targets, prompt_batch, rank
 from recrl.evaluation.results import EvaluationResult, Metric, measured, save_result, table_order
+from recrl.sids import codes as sid_codes
 from recrl.sids.encoders.tfidf_svd import TFIDF_SVD, TfidfSvdOptions
 from recrl.training import checkpoint
 from recrl.training.setup import World, load_world
@@ -75,6 +76,7 @@ class Measures:
     embedding: NDArray[np.float32] | None
     """Of the items' text; None where they have none, and ILD is left out."""
     cold: NDArray[np.bool_]
+    codes: NDArray[np.int32]
     seed: int
     bootstrap: int
 
@@ -87,9 +89,15 @@ class Measures:
             diversity.category_codes(catalog.categories),
             _text_embedding(dataset, config.run.seed),
             cold_items(counts, catalog.item_ids, fraction=config.eval.cold_fraction, seed=config.run.seed),
+            sid_codes.load(config.sid.path).codes,
             config.run.seed,
             config.eval.bootstrap,
         )
+
+    @property
+    def level_scores(self) -> tuple[float, ...]:
+        """Credit of a partial hit: 1, 10, 100 for one, two, three equal leading codes (METHODS D-2 times 100)."""
+        return tuple(10.0**level for level in range(self.codes.shape[1]))
 
     @property
     def list_k(self) -> int:
@@ -105,6 +113,7 @@ class Measures:
             if not single:
                 values[f"recall@{k}"] = metrics.recall_at(items, targets, k)
                 values[f"position1_pass@{k}"] = metrics.position1_pass_at(items, targets, k)
+                values[f"partial_hit@{k}"] = metrics.partial_hit(items, targets, self.codes, k, self.level_scores)
             values[f"ndcg@{k}"] = metrics.ndcg_at(items, targets, k)
         k = self.list_k
         values[f"cold_recall@{k}"] = diversity.cold_recall_at(items, targets, self.cold, k)

@@ -171,6 +171,7 @@ def test_recif_runs_end_to_end_task_by_task(tmp_path: Path) -> None:
     assert 0 <= by_split["test.label_pred"]["auc"].value <= 1
     sets = by_split["test.video"]
     assert sets["recall@5"].value <= sets["pass@5"].value
+    assert 100 * sets["pass@1"].value <= sets["partial_hit@1"].value + 1e-9
 
 
 def test_label_scores_are_the_shares_of_yes_and_no(trained: RunConfig) -> None:
