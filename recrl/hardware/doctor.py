@@ -33,7 +33,7 @@ CORE = {
     "scipy": "scipy",
     "scikit-learn": "sklearn",
     "faiss-cpu": "faiss",
-    "k-means-constrained": "k_means_constrained",
+    "threadpoolctl": "k_means_constrained",
     "pyarrow": "pyarrow",
     "pydantic": "pydantic",
     "click": "click",
