@@ -33,7 +33,7 @@ CORE = {
     "scipy": "scipy",
     "scikit-learn": "sklearn",
     "faiss-cpu": "faiss",
-    "threadpoolctl": "k_means_constrained",
+    "threadpoolctl": "threadpoolctl",
     "pyarrow": "pyarrow",
     "pydantic": "pydantic",
     "click": "click",
