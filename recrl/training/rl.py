@@ -19,7 +19,6 @@ from torch import Tensor
 from recrl.backends.torch_backend import TransformersPolicy
 from recrl.config import RunConfig
 from recrl.groups import PackedGroups, PromptBatch, RolloutGroups, Signal, pack_active
-from recrl.models.checkpoint import load_folder
 from recrl.objectives.base import ObjectiveInputs
 from recrl.rollout.base import join_groups, split_prompts
 from recrl.seeding import seed_of
@@ -31,7 +30,7 @@ from recrl.training.method import Method
 from recrl.training.optimizer import adamw, clip, cosine_lr, optimizer_tensors, restore_optimizer, set_lr
 from recrl.training.rl_prompts import PromptSource
 from recrl.training.run_folder import StageFolder
-from recrl.training.setup import World, load_data, make_policy, make_world
+from recrl.training.setup import load_world, make_policy
 from recrl.training.validation import Progress, Validation
 
 
@@ -42,14 +41,12 @@ class Rl:
         self.config = config
         self.folder = folder
         self.method = Method.make(config.rl)
-        dataset, index = load_data(config)
-        model, tokenizer = load_folder(start_folder(config))
-        self.world: World = make_world(config, tokenizer, dataset, index)
-        self.policy = make_policy(config, self.world, model.eval(), tokenizer)
+        self.world, self.policy = load_world(config, start_folder(config))
+        model = self.policy.model
         self.reference: TransformersPolicy | None = None
         if self.method.objective_options.kl_beta > 0:
             frozen = copy.deepcopy(model).requires_grad_(False)
-            self.reference = make_policy(config, self.world, frozen, tokenizer)
+            self.reference = make_policy(config, self.world, frozen, self.policy.tokenizer)
         options = config.rl
         self.optimizer = adamw(model, lr=options.lr, betas=options.betas, weight_decay=options.weight_decay)
         self.names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
@@ -187,7 +184,6 @@ class Rl:
             "at": asdict(replace(self.at, elapsed_s=self.folder.elapsed_s)),
             "progress": asdict(self.progress),
             "signal": self.signal_state,
-            "sid_fingerprint": self.world.index.fingerprint,
         }
         checkpoint.write(self.folder.checkpoints, self.at.step, self.policy.save_pretrained, tensors, state)
         checkpoint.prune(self.folder.checkpoints, self.config.rl.keep, self.progress.best_step)

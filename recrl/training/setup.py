@@ -27,6 +27,8 @@ from recrl.sids.tokens import add_sid_tokens
 from recrl.sids.trie import Trie, build_trie
 
 logger = logging.getLogger(__name__)
+SIDS_KEY = "recrl_sid_fingerprint"
+"""Where a model's config.json names the SIDs that it learned."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,16 @@ def load_data(config: RunConfig) -> tuple[Dataset, SidIndex]:
 
 
 def new_model(config: RunConfig, dataset: Dataset, index: SidIndex) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model that SFT starts from: a preset, or a folder whose vocabulary grows by the SIDs."""
+    """The model that SFT starts from, bound to the SIDs that it will learn."""
+    model, tokenizer = _unbound_model(config, dataset, index)
+    setattr(model.config, SIDS_KEY, index.fingerprint)
+    return model, tokenizer
+
+
+def _unbound_model(
+    config: RunConfig, dataset: Dataset, index: SidIndex
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A preset, or a folder whose vocabulary grows by the SIDs."""
     if config.model.path is not None:
         model, tokenizer = load_folder(config.model.path)
         add_sid_tokens(tokenizer, index)
@@ -122,9 +133,20 @@ def make_policy(
 
 
 def load_world(config: RunConfig, folder: Path) -> tuple[World, TransformersPolicy]:
-    """A trained model folder with the data and SIDs of its run."""
+    """A trained model folder with the data and SIDs of its run; the model is in evaluation mode.
+
+    Raises:
+        UserError: the model learned other SIDs.
+    """
     dataset, index = load_data(config)
     model, tokenizer = load_folder(folder)
+    learned = getattr(model.config, SIDS_KEY, index.fingerprint)  # a folder from elsewhere does not say
+    if learned != index.fingerprint:
+        raise UserError(
+            f"the model at {folder} learned other SIDs",
+            why=f"they had the fingerprint {learned}, and {config.sid.path} has {index.fingerprint}",
+            fix="put the index back, or train again",
+        )
     world = make_world(config, tokenizer, dataset, index)
     model.eval()
     return world, make_policy(config, world, model, tokenizer)

@@ -122,10 +122,7 @@ class Sft:
             tensors |= checkpoint.model_tensors(self.averaged, "average")
         tensors |= optimizer_tensors(self.optimizer, self.names)
         state = {"at": asdict(replace(self.at, elapsed_s=self.folder.elapsed_s)), "progress": asdict(self.progress)}
-        sids = {"sid_fingerprint": self.world.index.fingerprint}
-        checkpoint.write(
-            self.folder.checkpoints, self.at.step, self.scored_policy().save_pretrained, tensors, state | sids
-        )
+        checkpoint.write(self.folder.checkpoints, self.at.step, self.scored_policy().save_pretrained, tensors, state)
         checkpoint.prune(self.folder.checkpoints, self.config.sft.keep, self.progress.best_step)
 
     def restore(self, found: checkpoint.Checkpoint) -> None:

@@ -24,6 +24,7 @@ from recrl.evaluation.protocols import rank
 from recrl.evaluation.recommend import best_subject, latest_run, recommend
 from recrl.evaluation.results import load_result
 from recrl.report.page import build_report
+from recrl.sids import codes
 from recrl.sids.build import SidPlan, build_folder
 from recrl.training.rl import train_rl
 from recrl.training.setup import load_world
@@ -124,6 +125,19 @@ def test_the_latest_run_is_found(trained: RunConfig, tmp_path: Path) -> None:
     assert latest_run(trained.run.dir) == trained.folder
     with pytest.raises(UserError, match="no run below"):
         latest_run(tmp_path)
+
+
+def test_a_model_is_held_to_the_sids_that_it_learned(trained: RunConfig, tmp_path: Path) -> None:
+    subject = subjects(trained.folder / "sft")[0]
+    index = codes.load(trained.sid.path)
+    other = codes.with_suffixes(np.roll(index.codes, 1, axis=0), index.sizes, index.meta)
+    (tmp_path / "other").mkdir()
+    codes.save(other, tmp_path / "other")
+    moved = subject.config.model_copy(
+        update={"sid": subject.config.sid.model_copy(update={"path": tmp_path / "other"})}
+    )
+    with pytest.raises(UserError, match="learned other SIDs"):
+        load_world(moved, subject.model)
 
 
 def test_alignment_tasks_and_sentences_train_and_rank(tmp_path: Path) -> None:
