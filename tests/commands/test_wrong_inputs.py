@@ -158,7 +158,7 @@ CONFIG = [
     setting("negative weight", "sft.tasks.next=-1", "weight of task 'next' is negative"),
     setting("unknown task of RL", "rl.task=following", "no task 'following'"),
     setting("no reward", "rl.rewards=[]", "rl.rewards", "at least 1"),
-    setting("a part without its kind", "rl.rollout={}", "rl.rollout.kind"),
+    setting("a part without its kind", "rl.rewards=[{}]", "rl.rewards.0.kind"),
     setting("--set without a value", "sft.lr", "--set sft.lr", "section.key=value"),
     setting("--set without a section", "lr=1", "--set lr=1", "section.key=value"),
     setting("--set below a value", "run.name.x=1", "name is a value, not a section"),
