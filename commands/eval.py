@@ -24,11 +24,12 @@ def evaluate(paths: tuple[Path, ...], split: str, as_json: bool) -> None:
     from rich.console import Console
 
     from recrl.evaluation.evaluate import evaluate as run  # torch loads here, so that --help answers at once
-    from recrl.evaluation.results import comparison_table
+    from recrl.evaluation.results import comparison_tables
 
     results, folder = run(list(paths), split, lambda text: click.echo(text, err=True))
     if as_json:
         echo_json([result.model_dump(by_alias=True, mode="json") for result in results])
         return
-    Console().print(comparison_table(results))
+    for table in comparison_tables(results):
+        Console().print(table)
     click.echo(f"Results: {folder}")

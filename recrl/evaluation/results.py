@@ -202,23 +202,28 @@ def percent_of_optimum(result: EvaluationResult, results: Sequence[EvaluationRes
 
 
 def comparison_rows(results: Sequence[EvaluationResult], metrics: Sequence[str]) -> list[list[str]]:
-    """One row a result: its name, then ``value`` / ``low to high`` / ``x % of the optimum`` in lines of one cell."""
-    return [[result.name, *(_cell(result, results, name) for name in metrics)] for result in results]
+    """A row a metric: its label, then a cell a result: value, half its interval, percent of a known optimum."""
+    return [[metric_label(name), *(_cell(result, results, name) for result in results)] for name in metrics]
 
 
-def comparison_table(results: Sequence[EvaluationResult], metrics: Sequence[str] | None = None) -> Table:
-    """The same as a rich table, every metric of any result unless some are named."""
+def comparison_tables(results: Sequence[EvaluationResult], metrics: Sequence[str] | None = None) -> list[Table]:
+    """The same as rich tables, one a split, narrow enough for 80 columns; every metric unless some are named."""
     from rich.table import Table
 
-    names = list(metrics) if metrics is not None else metric_names(results)
-    splits = sorted({result.split for result in results})
-    table = Table(title=f"split: {', '.join(splits)}; mean, 95 % interval over users")
-    table.add_column("")
-    for name in names:
-        table.add_column(metric_label(name), justify="right")
-    for row in comparison_rows(results, names):
-        table.add_row(*row)
-    return table
+    tables = []
+    for split in sorted({result.split for result in results}):
+        those = [result for result in results if result.split == split]
+        title = f"{split}, {those[0].num_examples:,} examples, \u00b1 half of the 95 % interval"
+        if any(result.kind == "optimum" for result in those):
+            title += ", % of the optimum"
+        table = Table(title=title)
+        table.add_column("")
+        for result in those:
+            table.add_column(result.name, justify="right")
+        for row in comparison_rows(those, metric_names(those) if metrics is None else metrics):
+            table.add_row(*row)
+        tables.append(table)
+    return tables
 
 
 def table_order(result: EvaluationResult) -> tuple[str, int, int, str]:
@@ -236,8 +241,8 @@ def _cell(result: EvaluationResult, results: Sequence[EvaluationResult], name: s
         return ABSENT
     lines = [f"{metric.value:.4f}"]
     if metric.low is not None and metric.high is not None:
-        lines.append(f"{metric.low:.4f} to {metric.high:.4f}")
+        lines.append(f"\u00b1{(metric.high - metric.low) / 2:.4f}")
     share = percent_of_optimum(result, results, name)
     if share is not None:
-        lines.append(f"{share:.0f} % of optimum")
+        lines.append(f"{share:.0f} %")
     return "\n".join(lines)

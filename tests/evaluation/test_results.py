@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import io
 import json
 
 import numpy as np
 import pytest
 from pydantic import ValidationError
+from rich.console import Console
 
 from recrl.errors import DataError
 from recrl.evaluation.results import (
@@ -12,7 +14,7 @@ from recrl.evaluation.results import (
     Metric,
     compare_pairs,
     comparison_rows,
-    comparison_table,
+    comparison_tables,
     load_per_user,
     load_result,
     load_results,
@@ -132,10 +134,24 @@ def test_a_table_says_value_interval_and_share_and_marks_what_is_absent():
     best = result("best", "optimum", hr_at_10=0.4, ndcg_at_10=0.3)
     assert metric_names([best, sft]) == ["hr@10", "ndcg@10"]
     assert comparison_rows([sft, best], ["hr@10", "ndcg@10"]) == [
-        ["sft", "0.2000\n0.1000 to 0.3000\n50 % of optimum", "–"],
-        ["best", "0.4000", "0.3000"],
+        ["HR@10", "0.2000\n±0.1000\n50 %", "0.4000"],
+        ["NDCG@10", "–", "0.3000"],
     ]
-    assert [column.header for column in comparison_table([sft, best]).columns] == ["", "HR@10", "NDCG@10"]
+    (table,) = comparison_tables([sft, best])
+    assert [column.header for column in table.columns] == ["", "sft", "best"]
+
+
+def test_every_split_has_a_table_that_fits_80_columns():
+    names = ("popularity", "item_knn", "sft", "rl", "optimum")
+    every = [result(name, split=split, hr_at_10=0.5, entropy_bits_at_10=1.0) for split in "ab" for name in names]
+    tables = comparison_tables(every)
+    assert len(tables) == 2
+    console = Console(width=80, file=io.StringIO())
+    for table in tables:
+        console.print(table)
+    text = console.file.getvalue()
+    assert "…" not in text
+    assert all(name in text for name in names)
 
 
 def test_labels_are_readable_and_an_unknown_name_stays():
