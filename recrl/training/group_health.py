@@ -33,7 +33,7 @@ def group_health(groups: RolloutGroups, signal: Signal, rewards: Tensor, weights
         "rollout/responses": count,
         "signal/all_zero_ratio": (hits == 0).float().mean(),
         "signal/single_hit_ratio": (hits == 1).float().mean(),
-        "signal/trainable_ratio": signal.active.any(1).float().mean(),
+        "signal/trainable_ratio": ((signal.advantage != 0) & signal.active).any(1).float().mean(),
         "signal/repaired_ratio": signal.repaired.float().mean(),
         "signal/active_rows": signal.active.sum(),
     }

@@ -20,7 +20,10 @@ def test_every_figure_by_hand() -> None:
     repaired = torch.tensor([False, True, False, False])
     rewards = torch.stack([groups.hits.float(), torch.full((4, 3), 0.5)], -1)
     rewards[2, 2] = 99.0  # does not exist
-    signal = Signal(groups, torch.zeros(4, 3), active, repaired)
+    advantage = torch.zeros(4, 3)
+    advantage[0] = torch.tensor([1.0, -0.5, -0.5])
+    advantage[3] = 1.0  # of rows that are not active
+    signal = Signal(groups, advantage, active, repaired)
     values = group_health(groups, signal, rewards, torch.tensor([1.0, 2.0]))
     assert values == pytest.approx(
         {
@@ -31,7 +34,7 @@ def test_every_figure_by_hand() -> None:
             "rollout/responses": 11,
             "signal/all_zero_ratio": 1 / 4,
             "signal/single_hit_ratio": 1 / 4,
-            "signal/trainable_ratio": 2 / 4,
+            "signal/trainable_ratio": 1 / 4,  # group 1 is active, yet its rows all have advantage 0
             "signal/repaired_ratio": 1 / 4,
             "signal/active_rows": 5,
         }
