@@ -65,6 +65,10 @@ class Sequences:
     def __len__(self) -> int:
         return len(self.items)
 
+    def select(self, rows: NDArray[np.int64]) -> Sequences:
+        """The named rows, in the order named."""
+        return Sequences(self.users[rows], self.items.select(rows), self.first_target[rows])
+
 
 @dataclass(frozen=True)
 class Examples:

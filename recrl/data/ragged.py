@@ -44,6 +44,14 @@ class Ragged:
     def lengths(self) -> NDArray[np.int64]:
         return np.diff(self.offsets)
 
+    def padded(self, fill: int) -> NDArray[np.int64]:
+        """[rows, longest length], ``fill`` behind the end of a row."""
+        lengths = self.lengths
+        real = np.arange(int(lengths.max(initial=0))) < lengths[:, None]
+        rows = np.full(real.shape, fill, np.int64)
+        rows[real] = self.values
+        return rows
+
     def select(self, rows: NDArray[np.int64]) -> Ragged:
         """The named rows, in the order named."""
         return self.windows(self.offsets[rows], self.lengths[rows])

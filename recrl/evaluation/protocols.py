@@ -32,13 +32,9 @@ class Ranking:
 def prompt_batch(ids: Ragged, targets: Targets, rows: NDArray[np.int64], device: torch.device) -> PromptBatch:
     """Some rows of a prompt table as a padded batch."""
     chosen = ids.select(rows)
-    lengths = chosen.lengths
-    width = int(lengths.max())
-    padded = np.zeros((len(rows), width), np.int64)
-    padded[np.arange(width) < lengths[:, None]] = chosen.values
     return PromptBatch(
-        torch.from_numpy(padded).to(device),
-        torch.from_numpy(lengths).to(device),
+        torch.from_numpy(chosen.padded(0)).to(device),
+        torch.from_numpy(chosen.lengths).to(device),
         Targets(targets.items[rows].to(device), targets.codes[rows].to(device)),
     )
 

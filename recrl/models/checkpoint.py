@@ -9,7 +9,6 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
-from transformers.utils.logging import disable_progress_bar
 
 from recrl.errors import UserError
 from recrl.models.shared_prefix import ATTENTION
@@ -27,7 +26,6 @@ def load_folder(path: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """
     if not (path / "config.json").is_file():
         raise UserError(f"no model at {path}", why="config.json is not there", fix="name a Hugging Face model folder")
-    disable_progress_bar()  # of transformers: a folder on this machine is read in a moment
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
         model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)

@@ -49,15 +49,10 @@ class Rows:
 
     def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
         """[N, S] ids, [N, S] nodes and [N, S] bool scored, padded on the right."""
-        lengths = self.ids.lengths
-        width = int(lengths.max())
-        place = np.arange(width)
-        real = place < lengths[:, None]
-        ids = np.zeros(real.shape, np.int64)
-        nodes = np.full(real.shape, -1, np.int64)
-        ids[real], nodes[real] = self.ids.values, self.nodes.values
-        scored = real & (place >= self.first_scored[:, None])
-        return torch.from_numpy(ids), torch.from_numpy(nodes), torch.from_numpy(scored)
+        ids = self.ids.padded(-1)
+        scored = (ids >= 0) & (np.arange(ids.shape[1]) >= self.first_scored[:, None])
+        nodes = torch.from_numpy(self.nodes.padded(-1))
+        return torch.from_numpy(np.maximum(ids, 0)), nodes, torch.from_numpy(scored)
 
 
 @dataclass(frozen=True)
@@ -227,7 +222,7 @@ def _part(sequences: Sequences, share: float, rng: np.random.Generator) -> Seque
     if share >= 1:
         return sequences
     rows = np.sort(rng.permutation(len(sequences))[: round(share * len(sequences))])
-    return Sequences(sequences.users[rows], sequences.items.select(rows), sequences.first_target[rows])
+    return sequences.select(rows)
 
 
 def _blank(rows: Ragged) -> Ragged:

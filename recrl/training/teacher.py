@@ -18,7 +18,6 @@ from torch import Tensor
 from recrl.baselines import BASELINES, Scorer
 from recrl.components import resolve
 from recrl.config import RunConfig, TeacherSection
-from recrl.data.prompts import PromptWriter
 from recrl.data.ragged import Ragged
 from recrl.evaluation.metrics import top_k
 from recrl.evaluation.protocols import no_targets, prompt_batch
@@ -35,7 +34,6 @@ class Teacher:
     scorer: Scorer
     options: TeacherSection
     rows: RowMaker
-    writer: PromptWriter
     device: torch.device
     seed: int
 
@@ -44,7 +42,7 @@ class Teacher:
         """Fit the scorer on the training sequences, and on nothing else."""
         part, options = resolve(BASELINES, config.sft.teacher.scorer, where="sft.teacher.scorer")
         scorer = part.run(world.dataset.train, len(world.dataset.catalog), options)
-        return cls(scorer, config.sft.teacher, rows, world.writer, world.device, config.run.seed)
+        return cls(scorer, config.sft.teacher, rows, world.device, config.run.seed)
 
     def batch(self, step: int) -> PackedGroups:
         """Histories of one step with their soft targets; ``advantage`` holds the weights.
@@ -56,11 +54,10 @@ class Teacher:
         train = self.rows.dataset.train
         rng = generator(self.seed, "teacher", step)
         chosen = np.sort(rng.integers(len(train), size=self.options.prompts))
-        sequences = type(train)(train.users[chosen], train.items.select(chosen), train.first_target[chosen])
-        examples = next_examples(sequences, "next", rng)
+        examples = next_examples(train.select(chosen), "next", rng)
         by_length = np.argsort(examples.history.lengths, kind="stable")  # like lengths share a micro-batch
         examples = examples.select(by_length)
-        history = examples.history.tail(self.writer.history_limit)
+        history = examples.history.tail(self.rows.writer.history_limit)
         scores = np.array(self.scorer.scores(history), np.float32)
         if self.options.exclude_history:
             scores[np.repeat(np.arange(len(history)), history.lengths), history.values] = 0
@@ -72,16 +69,15 @@ class Teacher:
             repeats, exists = _latest(history.select(np.flatnonzero(known)), self.options.unlikely)
             share = -self.options.unlikelihood / exists.sum(1, keepdims=True)
             items, weights = np.hstack([items, repeats]), np.hstack([weights, np.where(exists, share, 0)])
-        prompts = self.writer.prompts(examples.select(np.flatnonzero(known)))
+        prompts = self.rows.writer.prompts(examples.select(np.flatnonzero(known)))
         return self._packed(prompts, items, weights)
 
     def _packed(self, prompts: Ragged, items: NDArray[Any], weights: NDArray[Any]) -> PackedGroups:
         row, column = np.nonzero(weights)
         chosen = items[row, column]
         responses, nodes = self.rows.responses.select(chosen), self.rows.item_nodes.select(chosen)
-        mask = np.arange(int(responses.lengths.max())) < responses.lengths[:, None]
-        tokens, places = np.zeros(mask.shape, np.int64), np.zeros(mask.shape, np.int64)
-        tokens[mask], places[mask] = responses.values, nodes.values
+        tokens = responses.padded(-1)
+        mask = tokens >= 0
         first = np.searchsorted(row, np.arange(len(prompts)))
 
         def tensor(values: NDArray[Any]) -> Tensor:
@@ -91,9 +87,9 @@ class Teacher:
             prompt_batch(prompts, no_targets(len(prompts)), np.arange(len(prompts)), self.device),
             tensor(row),
             tensor(np.arange(len(row)) - first[row]),
-            tensor(tokens),
+            tensor(np.maximum(tokens, 0)),
             tensor(mask),
-            tensor(places),
+            tensor(nodes.padded(0)),
             tensor(weights[row, column].astype(np.float32)),
         )
 

@@ -59,3 +59,9 @@ def test_negative_rows_count_from_the_end_and_others_are_refused() -> None:
     for row in (2, -3):
         with pytest.raises(IndexError):
             ragged[row]
+
+
+def test_padded_rows_hold_the_fill_behind_their_end() -> None:
+    rows = Ragged.from_lists([[1, 2, 3], [], [4]])
+    assert rows.padded(-1).tolist() == [[1, 2, 3], [-1, -1, -1], [4, -1, -1]]
+    assert Ragged.from_lists([]).padded(0).shape == (0, 0)
