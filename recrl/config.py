@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from recrl.components import Choice
 from recrl.errors import ConfigError, nearest
+from recrl.kernels.registry import KERNELS
 
 TASKS = ("next", "sid_to_title", "title_to_sid", "titles_to_sid", "sids_to_title", "description_to_sid", "recif")
 RL_TASKS = ("next", "titles_to_sid", "recif")
@@ -123,6 +124,16 @@ class BackendSection(Section):
     """Tokens of one forward pass: the size of micro-batches and rollout batches."""
     logprob_space: Literal["raw", "legal"] = "raw"
     """What a log-probability is normalised over: the whole vocabulary, or the legal continuations (METHODS, rule 4)."""
+    kernels: dict[str, str] = Field(default_factory=dict)
+    """Implementation of an op by name, such as ``{linear_logp = "reference"}``; without an entry the fastest is taken."""
+
+    @field_validator("kernels")
+    @classmethod
+    def _known_ops(cls, values: dict[str, str]) -> dict[str, str]:
+        for op in values:
+            if op not in KERNELS:
+                raise ValueError(f"no op {op!r}: {nearest(op, KERNELS)}")
+        return values
 
 
 class AugmentSection(Section):
@@ -168,8 +179,6 @@ class SftSection(Section):
     """Passes over the training rows."""
     batch_size: int = Field(128, ge=1)
     """Sequences of one optimiser step."""
-    accumulate: int = Field(1, ge=1)
-    """Micro-batches that an optimiser step is divided into; the gradient is the same for any number."""
     lr: float = Field(1e-3, gt=0)
     """Highest learning rate."""
     lr_final: float = Field(0.0, ge=0)

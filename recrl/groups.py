@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -132,14 +133,21 @@ class PackedGroups:
         return int(self.slot.max()) + 1 if len(self) else 0
 
     @property
+    def fed(self) -> Tensor:
+        """[N, R - 1] bool: response tokens that something is predicted from, those before the last chosen one."""
+        place = torch.arange(self.mask.shape[1], device=self.mask.device)
+        last = torch.where(self.mask, place, 0).amax(1)
+        return place[:-1] < last[:, None]
+
+    @property
     def effective_tokens(self) -> int:
-        """Tokens that a forward pass computes: every prompt once, every active response once."""
-        return int(self.prompts.length.sum() + self.mask.sum())
+        """Tokens that a forward pass computes: every prompt once, and every active response up to its last token."""
+        return int(self.prompts.length.sum() + self.fed.sum())
 
     @property
     def pairs(self) -> int:
         """Query and key positions that meet in a forward pass: every token with itself and what it sees."""
-        prompt, own = self.prompts.length, self.mask.sum(1)
+        prompt, own = self.prompts.length, self.fed.sum(1)
         return int((prompt * (prompt + 1) // 2).sum() + (own * prompt[self.prompt_of] + own * (own + 1) // 2).sum())
 
     def with_logps(self, old: Tensor | None, ref: Tensor | None) -> PackedGroups:
@@ -164,19 +172,24 @@ class PackedGroups:
         )
 
     def micro_batches(self, token_budget: int) -> list[PackedGroups]:
-        """Parts of at most ``token_budget`` tokens as padded, a prompt's rows together; at least one prompt each."""
-        parts, begin = [], 0
-        lengths = self.prompts.length.tolist()
-        response = self.width * self.tokens.shape[1]
-        widest = 0
-        for number, length in enumerate(lengths):
-            widest = max(widest, length)
-            if number > begin and (widest + response) * (number - begin + 1) > token_budget:
-                parts.append((begin, number))
-                begin, widest = number, length
-        parts.append((begin, len(lengths)))
+        """Parts of at most ``token_budget`` computed tokens, a prompt's rows together; at least one prompt each."""
+        tokens = self.prompts.length.scatter_add(0, self.prompt_of, self.fed.sum(1)).tolist()
         device = self.prompt_of.device
-        return [self.select(torch.arange(first, last, device=device)) for first, last in parts if last > first]
+        stops = token_cuts(tokens, token_budget)
+        return [self.select(torch.arange(begin, stop, device=device)) for begin, stop in pairwise([0, *stops])]
+
+
+def token_cuts(sizes: list[int], token_budget: int) -> list[int]:
+    """Where to cut pieces of given sizes, kept in order, so that no part is larger than the budget unless it is one
+    piece; the end of every part.
+    """
+    stops, total = [], 0
+    for number, size in enumerate(sizes):
+        if total and total + size > token_budget:
+            stops.append(number)
+            total = 0
+        total += size
+    return [*stops, len(sizes)] if sizes else []
 
 
 def pack_active(signal: Signal) -> PackedGroups:

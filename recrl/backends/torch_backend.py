@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,8 +12,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from recrl.backends.device import autocast
 from recrl.groups import PackedGroups, PromptBatch
-from recrl.kernels.linear_logp.reference import legal_logp, linear_logp
+from recrl.kernels.registry import pick
 from recrl.models.checkpoint import save_folder, use_layouts
+from recrl.models.places import Places
 from recrl.models.shared_prefix import Causal, Extend, Layout, Prefill, SharedPrefix
 from recrl.sids.trie import Trie
 
@@ -34,7 +35,12 @@ class TransformersPolicy:
         dtype: str = "float32",
         token_budget: int = 32768,
         space: Literal["raw", "legal"] = "raw",
+        kernels: Mapping[str, str] | None = None,
     ) -> None:
+        wanted = kernels or {}
+        self.linear_logp, self.prefix_attention = (
+            pick(op, device.type, wanted.get(op, "auto")) for op in ("linear_logp", "prefix_attention")
+        )
         use_layouts(model)
         self.model = model.to(device)
         self.tokenizer = tokenizer
@@ -43,6 +49,9 @@ class TransformersPolicy:
         self.dtype = dtype
         self.token_budget = token_budget
         self.space = space
+        self.columns = self.trie.token.unique()  # the only tokens that can be legal at all
+        self.column_of = torch.zeros(len(self.head), dtype=torch.long, device=device)
+        self.column_of[self.columns] = torch.arange(len(self.columns), device=device)
 
     @property
     def head(self) -> Tensor:
@@ -51,17 +60,17 @@ class TransformersPolicy:
         return weight
 
     def hidden(self, ids: Tensor, positions: Tensor, layout: Layout) -> Tensor:
-        """[B, S] token ids and positions -> [B, S, H]."""
+        """[T] token ids and positions of one flat row -> [T, H]."""
         decoder: Any = self.model.base_model
         with autocast(self.device, self.dtype):
-            out = decoder(ids, position_ids=positions, use_cache=False, layout=layout)
-        states: Tensor = out.last_hidden_state
+            out = decoder(ids.unsqueeze(0), position_ids=positions.unsqueeze(0), use_cache=False, layout=layout)
+        states: Tensor = out.last_hidden_state[0]
         return states
 
-    def causal_hidden(self, ids: Tensor) -> Tensor:
-        """[B, S] right-padded rows -> [B, S, H]."""
-        positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
-        return self.hidden(ids, positions, Causal())
+    def causal_hidden(self, ids: Tensor, length: Tensor) -> Tensor:
+        """[T] tokens of rows that stand one behind the other, and [B] their lengths -> [T, H]."""
+        rows = Places.of(length)
+        return self.hidden(ids, rows.index % max(1, rows.width), Causal(rows))
 
     def token_logp(self, hidden: Tensor, token: Tensor, node: Tensor) -> tuple[Tensor, Tensor]:
         """[T, H], [T] tokens and [T] trie nodes that they were chosen at -> [T] log-probabilities and entropies.
@@ -70,67 +79,85 @@ class TransformersPolicy:
         """
         with autocast(self.device, self.dtype):
             if self.space == "raw":
-                return linear_logp(hidden, self.head, token)
-            edge, exists = self.trie.edges(node.clamp(min=0), max(self.trie.fanout))
-            text = (node < 0).nonzero().squeeze(1)
-            exists[text] = False
-            exists[text, 0] = True  # keeps the normaliser of these rows finite
-            logp, entropy = legal_logp(hidden, self.head, token, self.trie.token[edge], exists)
-            if len(text):
-                value, spread = linear_logp(hidden[text], self.head, token[text])
-                logp, entropy = logp.index_copy(0, text, value), entropy.index_copy(0, text, spread)
+                value, spread = self.linear_logp.linear_logp(hidden, self.head, token)
+                return value, spread
+            logp, entropy = hidden.new_zeros(2, len(token), dtype=torch.float32)
+            for rows, part in (((node >= 0).nonzero(), self._legal_logp), ((node < 0).nonzero(), self._text_logp)):
+                if len(rows):
+                    index = rows.squeeze(1)
+                    value, spread = part(hidden[index], token[index], node[index])
+                    logp, entropy = logp.index_copy(0, index, value), entropy.index_copy(0, index, spread)
             return logp, entropy
 
+    def _legal_logp(self, hidden: Tensor, token: Tensor, node: Tensor) -> tuple[Tensor, Tensor]:
+        edge, exists = self.trie.edges(node, max(self.trie.fanout))
+        legal = self.column_of[self.trie.token[edge]]
+        weight = self.head.index_select(0, self.columns)
+        value, spread = self.linear_logp.legal_logp(hidden, weight, self.column_of[token], legal, exists)
+        return value, spread
+
+    def _text_logp(self, hidden: Tensor, token: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
+        value, spread = self.linear_logp.linear_logp(hidden, self.head, token)
+        return value, spread
+
     def logp(self, batch: PackedGroups) -> tuple[Tensor, Tensor]:
-        prompts, rows, width = batch.prompts, batch.tokens.shape[1], batch.width
-        count, longest = prompts.ids.shape
-        responses = batch.tokens.new_zeros(count, width, rows)
-        responses[batch.prompt_of, batch.slot] = batch.tokens
-        places = prompts.length[:, None, None] + torch.arange(rows, device=self.device)
-        positions = torch.cat(
-            [
-                torch.arange(longest, device=self.device).expand(count, -1),
-                places.expand(-1, width, -1).reshape(count, -1),
-            ],
-            1,
+        prompts = batch.prompts
+        places = Places.of(prompts.length)
+        fed = batch.fed
+        before, rows = fed.nonzero(as_tuple=True)
+        inner = fed.shape[1]
+        grid = prompts.length.new_zeros(len(prompts) * batch.width * inner, dtype=torch.bool)
+        grid[((batch.prompt_of * batch.width + batch.slot)[before]) * inner + rows] = True
+        layout = SharedPrefix(
+            places,
+            prompts.length,
+            Places.where(grid.view(len(prompts), -1)),
+            batch.width,
+            self.prefix_attention.prefix_attention,
         )
-        ids = torch.cat([prompts.ids, responses.view(count, -1)], 1)
-        states = self.hidden(ids, positions, SharedPrefix(longest, prompts.length, width))
+        ids = torch.cat([prompts.ids.flatten()[places.index], batch.tokens[:, :inner][fed]])
+        positions = torch.cat([places.index % places.width, prompts.length[batch.prompt_of][before] + rows])
+        states = self.hidden(ids, positions, layout)
         # What predicts a response token: the prompt's last state for the first, the token before for the others.
-        first = states[torch.arange(count, device=self.device), prompts.length - 1][batch.prompt_of]
-        own = states[:, longest:].reshape(count, width, rows, -1)[batch.prompt_of, batch.slot]
-        before = torch.cat([first.unsqueeze(1), own[:, :-1]], 1)
-        logp = before.new_zeros(batch.mask.shape, dtype=torch.float32)
+        source = torch.empty_like(batch.tokens)
+        source[:, 0] = prompts.length.cumsum(0)[batch.prompt_of] - 1
+        source[:, 1:][fed] = places.count + torch.arange(len(before), device=self.device)
+        logp = states.new_zeros(batch.mask.shape, dtype=torch.float32)
         entropy = torch.zeros_like(logp)
         chosen = batch.mask
-        value, spread = self.token_logp(before[chosen], batch.tokens[chosen], batch.nodes[chosen])
+        value, spread = self.token_logp(
+            states.index_select(0, source[chosen]), batch.tokens[chosen], batch.nodes[chosen]
+        )
         return logp.masked_scatter(chosen, value), entropy.masked_scatter(chosen, spread)
 
     def prefill(self, prompts: PromptBatch) -> tuple[Extend, Tensor]:
-        layout = Prefill(prompts.length)
-        count, longest = prompts.ids.shape
-        positions = torch.arange(longest, device=self.device).expand(count, -1)
-        states = self.hidden(prompts.ids, positions, layout)
-        last = states[torch.arange(count, device=self.device), prompts.length - 1]
-        return Extend(layout), last.unsqueeze(1)
+        places = Places.of(prompts.length)
+        layout = Prefill(places, prompts.length)
+        states = self.hidden(prompts.ids.flatten()[places.index], places.index % places.width, layout)
+        last = states[prompts.length.cumsum(0) - 1]
+        return Extend(layout, self.prefix_attention.prefix_attention), last.unsqueeze(1)
 
     def extend(self, state: Extend, parent: Tensor, token: Tensor, step: int) -> Tensor:
         state.follow(parent)
         positions = (state.prompt.length + step).unsqueeze(1).expand_as(token)
-        return self.hidden(token, positions, state)
+        return self.hidden(token.flatten(), positions.flatten(), state).view(*token.shape, -1)
 
     def candidate_logp(self, hidden: Tensor, candidates: Tensor, exists: Tensor) -> Tensor:
         flat, legal, real = hidden.flatten(0, 1), candidates.flatten(0, 1), exists.flatten(0, 1)
-        rows = max(1, LOGITS_AT_ONCE // self.head.shape[0])
+        if self.space == "legal":
+            weight, legal = self.head[self.columns], self.column_of[legal]
+        else:
+            weight = self.head
+        rows = max(1, LOGITS_AT_ONCE // len(weight))
         parts = [
-            self._candidate_logp(flat[begin : begin + rows], legal[begin : begin + rows], real[begin : begin + rows])
-            for begin in range(0, len(flat), rows)
+            self._candidate_logp(weight, *chunk)
+            for chunk in zip(flat.split(rows), legal.split(rows), real.split(rows), strict=True)
         ]
         return torch.cat(parts).view_as(candidates)
 
-    def _candidate_logp(self, hidden: Tensor, legal: Tensor, exists: Tensor) -> Tensor:
+    def _candidate_logp(self, weight: Tensor, hidden: Tensor, legal: Tensor, exists: Tensor) -> Tensor:
         with autocast(self.device, self.dtype):
-            logits = (hidden @ self.head.t()).float()
+            logits = (hidden @ weight.t()).float()
         chosen = logits.gather(-1, legal).masked_fill(~exists, float("-inf"))
         total = logits.logsumexp(-1, keepdim=True) if self.space == "raw" else chosen.logsumexp(-1, keepdim=True)
         # A leaf has no continuation: its total is -inf too, and -inf - -inf would be NaN.

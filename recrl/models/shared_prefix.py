@@ -1,18 +1,22 @@
 """One forward over a prompt and all of its responses, for any Hugging Face decoder.
 
-The attention below is registered with transformers under the name ``recrl``; the model passes every keyword that it
-does not know on to it, so a *layout* travels with the call and says who attends to whom. Four layouts cover everything:
+The model runs on one flat row of tokens, so that embeddings, norms, projections and MLPs compute real tokens and
+nothing else; only attention asks which token belongs to which prompt. The attention below is registered with
+transformers under the name ``recrl``; the model passes every keyword that it does not know on to it, so a *layout*
+travels with the call and says who attends to whom. Four layouts cover everything:
 
-- ``Causal``: plain rows (SFT).
-- ``SharedPrefix``: ``[prompt | response_1 | ... | response_G]`` in a row (log-probs and updates).
+- ``Causal``: ragged rows, one behind the other (SFT).
+- ``SharedPrefix``: all prompts, then all responses (log-probs and updates).
 - ``Prefill``: prompts alone; their keys and values stay for ``Extend`` (rollout).
 - ``Extend``: one new token for every beam, over the prompt's keys and the beam's own path (rollout).
 
-Rows are right-padded, so under a causal mask no real token sees padding.
+Letters: T tokens of the flat row, B rows or prompts, P tokens of the longest, W responses or beams a prompt, K own
+tokens of a response, H query heads, J key heads, D head size.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -21,74 +25,91 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from recrl.kernels.prefix_attention.reference import prefix_attention
+from recrl.models.places import Places
 
 ATTENTION = "recrl"
+PrefixAttention = Callable[..., Tensor]
+"""An implementation of ``kernels/prefix_attention``."""
 
 
 class Layout(Protocol):
     """Who attends to whom in one forward pass."""
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-        """[B, H, S, D] queries and [B, J, S, D] keys and values -> [B, H, S, D]."""
+        """[T, H, D] queries and [T, J, D] keys and values -> [T, H, D]."""
         ...
 
 
 @dataclass(frozen=True)
 class Causal:
-    """Every token sees itself and what is before it."""
+    """Every token sees itself and what is before it in its row."""
+
+    rows: Places
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:  # noqa: ARG002
-        return _causal(query, key, value, scaling)
+        query, key, value = (self.rows.padded(states).transpose(1, 2) for states in (query, key, value))
+        return self.rows.flat(_causal(query, key, value, scaling).transpose(1, 2))
 
 
 @dataclass(frozen=True)
 class SharedPrefix:
-    """A row is the prompt (``prompt_width`` places) and then ``group`` responses of the same width."""
+    """The tokens of all prompts, and then those of their responses that something is predicted from.
 
-    prompt_width: int
-    prompt_length: Tensor  # [B]
+    Attributes:
+        prompts: [B, P] places of the prompts' tokens.
+        prompt_length: [B].
+        responses: [B, W * K] places of the responses' tokens.
+        group: W.
+        op: the attention of responses.
+    """
+
+    prompts: Places
+    prompt_length: Tensor
+    responses: Places
     group: int
+    op: PrefixAttention
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:  # noqa: ARG002
-        width = self.prompt_width
-        prompt = _causal(query[:, :, :width], key[:, :, :width], value[:, :, :width], scaling)
-        own = (self._responses(states) for states in (query, key, value))
-        own_query, own_key, own_value = own
-        response = prefix_attention(
-            own_query, key[:, :, :width], value[:, :, :width], self.prompt_length, own_key, own_value, scaling=scaling
-        )
-        return torch.cat([prompt, response.flatten(2, 3)], 2)
+        begin = self.prompts.count
+        prompt = [self.prompts.padded(states[:begin]).transpose(1, 2) for states in (query, key, value)]
+        seen = self.prompts.flat(_causal(*prompt, scaling).transpose(1, 2))
+        own = [self._grouped(states[begin:]) for states in (query, key, value)]
+        response = self.op(own[0], prompt[1], prompt[2], self.prompt_length, own[1], own[2], scaling=scaling)
+        return torch.cat([seen, self.responses.flat(response.permute(0, 2, 3, 1, 4).flatten(1, 2))])
 
-    def _responses(self, states: Tensor) -> Tensor:
-        responses = states[:, :, self.prompt_width :]
-        return responses.reshape(*responses.shape[:2], self.group, -1, responses.shape[-1])
+    def _grouped(self, states: Tensor) -> Tensor:
+        """[T, H, D] -> [B, H, W, K, D]."""
+        padded = self.responses.padded(states)
+        return padded.unflatten(1, (self.group, -1)).permute(0, 3, 1, 2, 4)
 
 
 @dataclass
 class Prefill:
     """Prompts alone; ``keys`` and ``values`` hold [B, J, P, D] of every layer afterwards."""
 
+    prompts: Places
     length: Tensor  # [B]
     keys: list[Tensor] = field(default_factory=list)
     values: list[Tensor] = field(default_factory=list)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         assert layer == len(self.keys), "a layer attended twice"
+        query, key, value = (self.prompts.padded(states).transpose(1, 2) for states in (query, key, value))
         self.keys.append(key)
         self.values.append(value)
-        return _causal(query, key, value, scaling)
+        return self.prompts.flat(_causal(query, key, value, scaling).transpose(1, 2))
 
 
 @dataclass
 class Extend:
-    """One new token for each of W beams a prompt.
+    """One new token for each of W beams a prompt, the tokens of a prompt's beams side by side.
 
     ``own_keys`` and ``own_values`` hold [B, J, W, K, D] of every layer: the beams' own paths, re-indexed by ``follow``
     when beams change parents. The prompt's keys are never copied.
     """
 
     prompt: Prefill
+    op: PrefixAttention
     own_keys: list[Tensor] = field(default_factory=list)
     own_values: list[Tensor] = field(default_factory=list)
 
@@ -98,23 +119,19 @@ class Extend:
         self.own_values = [_take(states, parent) for states in self.own_values]
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-        key, value = key.unsqueeze(3), value.unsqueeze(3)  # [B, J, W, 1, D]
+        prompts = len(self.prompt.length)
+        query, key, value = (
+            states.unflatten(0, (prompts, -1)).transpose(1, 2).unsqueeze(3) for states in (query, key, value)
+        )  # [B, H or J, W, 1, D]
         if layer < len(self.own_keys):
             key = self.own_keys[layer] = torch.cat([self.own_keys[layer], key], 3)
             value = self.own_values[layer] = torch.cat([self.own_values[layer], value], 3)
         else:
             self.own_keys.append(key)
             self.own_values.append(value)
-        out = prefix_attention(
-            query.unsqueeze(3),
-            self.prompt.keys[layer],
-            self.prompt.values[layer],
-            self.prompt.length,
-            key,
-            value,
-            scaling=scaling,
-        )
-        return out.squeeze(3)
+        prompt = self.prompt
+        out = self.op(query, prompt.keys[layer], prompt.values[layer], prompt.length, key, value, scaling=scaling)
+        return out.squeeze(3).transpose(1, 2).flatten(0, 1)
 
 
 def _take(states: Tensor, parent: Tensor) -> Tensor:
@@ -145,9 +162,10 @@ def _attention(
 ) -> tuple[Tensor, None]:
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     layer: Any = module.layer_idx
+    flat = [states.transpose(1, 2).flatten(0, 1) for states in (query, key, value)]
     with torch.autocast(query.device.type, enabled=False):
-        out = layout.attend(int(layer), query, key, value, scale)
-    return out.transpose(1, 2).contiguous().to(value.dtype), None
+        out = layout.attend(int(layer), *flat, scale)
+    return out.unsqueeze(0).to(value.dtype), None
 
 
 def _no_mask(*_: Any, **__: Any) -> None:

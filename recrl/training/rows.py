@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from recrl.data.dataset import Dataset, Examples, Sequences
 from recrl.data.prompts import ITEM_TASKS, LABELS, TITLE_RESPONSES, PromptWriter, concatenate, prepend
 from recrl.data.ragged import Ragged
 from recrl.errors import UserError
+from recrl.groups import token_cuts
 from recrl.seeding import generator
 from recrl.sids.trie import Trie
 from recrl.training.augment import augment
@@ -47,12 +49,19 @@ class Rows:
     def select(self, rows: NDArray[np.int64]) -> Rows:
         return Rows(self.ids.select(rows), self.nodes.select(rows), self.first_scored[rows])
 
-    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
-        """[N, S] ids, [N, S] nodes and [N, S] bool scored, padded on the right."""
-        ids = self.ids.padded(-1)
-        scored = (ids >= 0) & (np.arange(ids.shape[1]) >= self.first_scored[:, None])
-        nodes = torch.from_numpy(self.nodes.padded(-1))
-        return torch.from_numpy(np.maximum(ids, 0)), nodes, torch.from_numpy(scored)
+    def micro_batches(self, token_budget: int) -> list[Rows]:
+        """Neighbouring rows, at most ``token_budget`` tokens together; at least one row each."""
+        stops = token_cuts(self.ids.lengths.tolist(), token_budget)
+        return [self.select(np.arange(begin, stop)) for begin, stop in pairwise([0, *stops])]
+
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """[T] ids, [T] nodes and [T] bool scored of all rows, one behind the other, and [N] their lengths."""
+        length = self.ids.lengths
+        place = np.arange(len(self.ids.values)) - np.repeat(self.ids.offsets[:-1], length)
+        scored = place >= np.repeat(self.first_scored, length)
+        arrays = (self.ids.values.astype(np.int64), self.nodes.values.astype(np.int64), scored, length)
+        ids, nodes, targets, lengths = (torch.from_numpy(array) for array in arrays)
+        return ids, nodes, targets, lengths
 
 
 @dataclass(frozen=True)

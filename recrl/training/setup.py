@@ -129,6 +129,7 @@ def make_policy(
         dtype=config.backend.dtype,
         token_budget=config.backend.token_budget,
         space=config.backend.logprob_space,
+        kernels=config.backend.kernels,
     )
 
 

@@ -61,14 +61,13 @@ class Sft:
         options = self.config.sft
         torch.manual_seed(seed_of(self.config.run.seed, "dropout", self.at.step))
         self.model.train()
-        ids, nodes, scored = batch.tensors()
-        tokens = int(scored.sum())
+        lengths = batch.ids.lengths
+        tokens = int((lengths - batch.first_scored).sum())
         loss = 0.0
         set_lr(self.optimizer, lr)
         self.optimizer.zero_grad(set_to_none=True)
-        parts = zip(*(states.chunk(options.accumulate) for states in (ids, nodes, scored)), strict=True)
-        for part in parts:
-            total = self.row_loss(*(states.to(self.world.device) for states in part))
+        for part in batch.micro_batches(self.config.backend.token_budget):
+            total = self.row_loss(*(states.to(self.world.device) for states in part.tensors()))
             (total / tokens).backward()
             loss += float(total.detach()) / tokens
         values = self.teach() if taught else {}
@@ -76,7 +75,6 @@ class Sft:
         self.optimizer.step()
         if self.averaged is not None:
             average_into(self.averaged, self.model, decay=options.ema_decay, step=self.at.step)
-        lengths = batch.ids.lengths
         self.meter.count(len(batch.ids.values), int((lengths * (lengths + 1) // 2).sum()), tokens)
         return values | {"sft/loss": loss, "sft/grad_norm": norm, "sft/lr": lr, "sft/tokens": float(tokens)}
 
@@ -94,13 +92,11 @@ class Sft:
             self.meter.count(micro.effective_tokens, micro.pairs, int(micro.mask.sum()))
         return {"sft/teacher_loss": loss / self.config.sft.teacher.weight}
 
-    def row_loss(self, ids: Tensor, nodes: Tensor, scored: Tensor) -> Tensor:
-        """[N, S] each -> the negated log-likelihood, summed over scored tokens."""
-        hidden = self.policy.causal_hidden(ids)
-        target = scored.clone()
-        target[:, 0] = False  # nothing stands before a row's first token
-        before = target.roll(-1, 1)
-        logp, _ = self.policy.token_logp(hidden[before], ids[target], nodes[target])
+    def row_loss(self, ids: Tensor, nodes: Tensor, scored: Tensor, length: Tensor) -> Tensor:
+        """[T] each, and [N] lengths -> the negated log-likelihood, summed over scored tokens."""
+        target = scored.nonzero().squeeze(1)
+        hidden = self.policy.causal_hidden(ids, length)
+        logp, _ = self.policy.token_logp(hidden.index_select(0, target - 1), ids[target], nodes[target])
         return -logp.sum()
 
     def evaluate(self) -> dict[str, float]:

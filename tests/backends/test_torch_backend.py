@@ -96,4 +96,4 @@ def test_effective_tokens_count_every_prompt_once() -> None:
     active = torch.zeros(4, 6, dtype=torch.bool)
     active[1, :2] = True
     batch = packed(policy, active)
-    assert batch.effective_tokens == 9 + int(batch.mask.sum())
+    assert batch.effective_tokens == 9 + int((batch.mask.sum(1) - 1).sum())  # nothing is predicted from a last token

@@ -60,8 +60,8 @@ def test_a_saved_folder_gives_the_same_logits_in_stock_transformers(kind: str, t
     again = AutoTokenizer.from_pretrained(tmp_path)
     ids = torch.tensor([again("<a_1><b_2><c_0><a_3><b_3><c_3>")["input_ids"]])
     assert ids.shape == (1, 6)
-    ours = policy.causal_hidden(ids) @ policy.head.t()
-    torch.testing.assert_close(stock(ids).logits, ours, atol=1e-5, rtol=1e-5)
+    ours = policy.causal_hidden(ids[0], torch.tensor([6])) @ policy.head.t()
+    torch.testing.assert_close(stock(ids).logits[0], ours, atol=1e-5, rtol=1e-5)
     assert stock.config._attn_implementation != ATTENTION
     assert (heads(stock)[0] is heads(stock)[1]) == tied
     assert heads(stock)[0].shape[0] == len(tokenizer) == len(again)

@@ -46,18 +46,18 @@ def test_beams_that_change_parents_equal_plain_rows(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("lengths", [[9, 3, 1], [4, 4]], ids=["ragged", "full"])
 @torch.no_grad()
-def test_right_padding_changes_no_real_state(kind: str) -> None:
+def test_rows_one_behind_the_other_equal_rows_alone(kind: str, lengths: list[int]) -> None:
     policy = tiny_policy(kind)
-    prompts = tiny_prompts(policy, [9, 3, 1])
-    hidden = policy.causal_hidden(prompts.ids)
-    garbage = torch.where(torch.arange(9) < prompts.length[:, None], prompts.ids, 11)
-    for row, length in enumerate(prompts.length.tolist()):
-        for place in {0, length - 1}:
-            expected = last_states(policy, [prompts.ids[row, : place + 1]])[0]
-            torch.testing.assert_close(hidden[row, place], expected, atol=1e-5, rtol=1e-4)
-        other = policy.causal_hidden(garbage)[row, :length]
-        assert torch.equal(other, hidden[row, :length])
+    prompts = tiny_prompts(policy, lengths)
+    rows = [prompts.ids[row, :length] for row, length in enumerate(lengths)]
+    hidden = policy.causal_hidden(torch.cat(rows), prompts.length)
+    assert len(hidden) == sum(lengths)  # no padding is computed
+    parts = hidden.split(lengths)
+    for row, part in zip(rows, parts, strict=True):
+        for place in {0, len(row) - 1}:
+            torch.testing.assert_close(part[place], last_states(policy, [row[: place + 1]])[0], atol=1e-5, rtol=1e-4)
 
 
 @torch.no_grad()

@@ -112,18 +112,14 @@ def test_a_plain_row_is_bos_and_sids_scored_from_the_second_item_on() -> None:
     made, _ = maker()
     rows = made.epoch(0)
     assert len(rows) == 5  # the nine items make three windows
-    ids, nodes, scored = rows.tensors()
+    ids, nodes, scored, lengths = rows.tensors()
     bos, sids = made.writer.tokenizer.bos_token_id, as_lists(made.writer.sid_ids)
+    assert lengths.tolist() == rows.ids.lengths.tolist()
     short = int(rows.ids.lengths.argmin())
-    expected = [bos, *sids[5], *sids[6]]
-    length = len(expected)
-    assert ids[short, :length].tolist() == expected
-    assert (ids[short, length:] == 0).all()
-    assert scored[short].tolist() == [False] * (1 + len(sids[5])) + [True] * len(sids[6]) + [False] * (
-        ids.shape[1] - length
-    )
-    assert nodes[short, :length].tolist() == [-1, *made.item_nodes[5].tolist(), *made.item_nodes[6].tolist()]
-    assert (nodes[short, length:] == -1).all()
+    place = slice(*rows.ids.offsets[short : short + 2].tolist())
+    assert ids[place].tolist() == [bos, *sids[5], *sids[6]]
+    assert scored[place].tolist() == [False] * (1 + len(sids[5])) + [True] * len(sids[6])
+    assert nodes[place].tolist() == [-1, *made.item_nodes[5].tolist(), *made.item_nodes[6].tolist()]
 
 
 def test_an_instruct_row_scores_its_response_alone() -> None:
@@ -263,10 +259,10 @@ def test_one_pass_over_a_history_costs_what_separate_prompts_do(world: Path, tmp
         """Negated log-likelihood of every scored token, in the order of the rows."""
         losses = []
         for number in range(len(rows)):
-            ids, nodes, scored = rows.select(np.array([number])).tensors()
-            hidden = sft.policy.causal_hidden(ids)
+            ids, nodes, scored, length = rows.select(np.array([number])).tensors()
+            hidden = sft.policy.causal_hidden(ids, length)
             first = int(rows.first_scored[number])
-            logp, _ = sft.policy.token_logp(hidden[0, first - 1 : -1], ids[0, first:], nodes[0, first:])
+            logp, _ = sft.policy.token_logp(hidden[first - 1 : -1], ids[first:], nodes[first:])
             assert int(scored.sum()) == len(logp)
             losses.append(-logp)
         return torch.cat(losses)
