@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from recrl.data.dataset import Sequences
 from recrl.data.ragged import Ragged
 from recrl.evaluation.metrics import top_k
 
@@ -24,8 +25,12 @@ BASELINES = {
 class Scorer(Protocol):
     """A fitted baseline."""
 
-    def scores(self, histories: Ragged) -> NDArray[np.float32]:
-        """[U, N]: higher is better. Holds 4 * U * N bytes: pass users in chunks, as ``recommend`` does."""
+    def scores(self, histories: Ragged, own: Sequences | None = None) -> NDArray[np.float32]:
+        """[U, N]: higher is better. Holds 4 * U * N bytes: pass users in chunks, as ``recommend`` does.
+
+        ``own`` are the U training sequences that the histories were cut from: what they themselves added to the counts
+        is taken out again, so that a history is scored by what all others did, as one from outside training is.
+        """
 
 
 def recommend(scorer: Scorer, histories: Ragged, k: int, *, users_per_chunk: int = 1024) -> NDArray[np.int32]:

@@ -38,47 +38,62 @@ class ItemKnnOptions(Options):
 
 @dataclass(frozen=True)
 class ItemKnn:
-    """A fitted model: ``similarity`` [N, N] sparse float32, from history item to candidate."""
+    """A fitted model.
+
+    Attributes:
+        similarity: [N, N] sparse float32, from history item to candidate.
+        scale: [N] what an item's co-occurrences are multiplied by.
+    """
 
     similarity: sparse.csr_matrix
-    num_recent: int
+    scale: NDArray[np.float64]
+    options: ItemKnnOptions
 
-    def scores(self, histories: Ragged) -> NDArray[np.float32]:
+    def scores(self, histories: Ragged, own: Sequences | None = None) -> NDArray[np.float32]:
         """[U, N]; a history that shares nothing with training, or an empty one, scores 0 everywhere."""
-        recent = histories.tail(self.num_recent)
+        recent = histories.tail(self.options.num_recent)
         place = np.arange(len(recent.values)) - np.repeat(recent.offsets[:-1], recent.lengths)
         from_end = np.repeat(recent.lengths, recent.lengths) - place
         shape = (len(recent), self.similarity.shape[0])
         weights = sparse.csr_matrix(((1 / from_end).astype(np.float32), recent.values, recent.offsets), shape=shape)
-        return np.asarray((weights @ self.similarity).toarray(), np.float32)
+        scores = np.asarray((weights @ self.similarity).toarray(), np.float32)
+        if own is not None:
+            user, first, second, weight = _both_ways(own, self.options)
+            weight = weight * np.asarray(weights[user, first]).ravel() * self.scale[first] * self.scale[second]
+            np.subtract.at(scores, (user, second), weight.astype(np.float32))
+        return scores
 
 
 def fit(train: Sequences, num_items: int, options: ItemKnnOptions) -> ItemKnn:
     """Count co-occurrences in the training sequences and normalise them; memory grows with the pairs, not N * N."""
     counts = training_counts(train, num_items)
-    together = _followers(train, num_items, options.window)
-    together = together + options.backward_weight * together.T
-    together.setdiag(0)  # an item bought again says nothing about other items
-    together.eliminate_zeros()
-    scale = sparse.diags(1 / np.sqrt(np.maximum(counts + options.shrinkage, 1)))
-    return ItemKnn((scale @ together @ scale).tocsr().astype(np.float32), options.num_recent)
+    _, first, second, weight = _both_ways(train, options)
+    together = sparse.csr_matrix((weight, (first, second)), shape=(num_items, num_items))
+    scale = 1 / np.sqrt(np.maximum(counts + options.shrinkage, 1))
+    similarity = (sparse.diags(scale) @ together @ sparse.diags(scale)).tocsr().astype(np.float32)
+    return ItemKnn(similarity, scale, options)
 
 
-def _followers(train: Sequences, num_items: int, window: int) -> sparse.csr_matrix:
-    """[N, N]: sum of 1 / distance over the places where the column's item comes after the row's.
+def _both_ways(train: Sequences, options: ItemKnnOptions) -> tuple[NDArray[np.int64], ...]:
+    """Pairs of different items at most ``window`` places apart: sequence, item, the other item, weight.
 
-    A pair counts where its later item is a target, so that the overlapping histories of sliding samples count once.
+    A pair counts where its later item is a target, so that the overlapping histories of sliding samples count once. An
+    item bought again says nothing about other items.
     """
-    items = train.items.values
+    items = train.items.values.astype(np.int64)
     row = np.repeat(np.arange(len(train)), train.items.lengths)
     place = np.arange(len(items)) - train.items.offsets[row]
     is_target = place >= train.first_target[row]
-    total = sparse.csr_matrix((num_items, num_items), dtype=np.float64)
-    for distance in range(1, window + 1):
-        near = np.flatnonzero((row[distance:] == row[:-distance]) & is_target[distance:])
-        weight = np.full(len(near), 1 / distance)
-        total = total + sparse.csr_matrix((weight, (items[near], items[near + distance])), shape=total.shape)
-    return total
+    parts = []
+    for distance in range(1, options.window + 1):
+        near = (row[distance:] == row[:-distance]) & is_target[distance:] & (items[distance:] != items[:-distance])
+        earlier = np.flatnonzero(near)
+        later = earlier + distance
+        parts.append((row[earlier], items[earlier], items[later], np.full(len(earlier), 1 / distance)))
+        if options.backward_weight:
+            back = np.full(len(earlier), options.backward_weight / distance)
+            parts.append((row[earlier], items[later], items[earlier], back))
+    return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
 
 
 ITEM_KNN = Part(ItemKnnOptions, fit, source="Sarwar et al. 2001, windowed")

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from recrl.components import Options, Part
 from recrl.data.dataset import Sequences
-from recrl.data.frequency import training_counts
+from recrl.data.frequency import counted, training_counts
 from recrl.data.ragged import Ragged
 
 
@@ -19,9 +19,14 @@ class Popularity:
 
     counts: NDArray[np.float32]
 
-    def scores(self, histories: Ragged) -> NDArray[np.float32]:
+    def scores(self, histories: Ragged, own: Sequences | None = None) -> NDArray[np.float32]:
         """[U, N], every row the counts."""
-        return np.broadcast_to(self.counts, (len(histories), len(self.counts)))
+        counts = np.broadcast_to(self.counts, (len(histories), len(self.counts)))
+        if own is None:
+            return counts
+        left = counts.copy()
+        np.subtract.at(left, counted(own), 1)
+        return left
 
 
 def fit(train: Sequences, num_items: int, options: Options) -> Popularity:  # noqa: ARG001

@@ -12,16 +12,23 @@ from numpy.typing import NDArray
 from recrl.data.dataset import Dataset, Sequences
 
 
-def training_counts(train: Sequences, num_items: int) -> NDArray[np.int64]:
-    """[N]: how often every item occurs in the training interactions.
+def counted(train: Sequences) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The training interactions, each once: the row and the item of each.
 
     Of a sliding sample only the targets count: its history repeats interactions of the samples before it. A row whose
     targets begin at its second item counts whole, because no sample before it holds the first.
     """
     items = train.items
-    position = np.arange(len(items.values)) - np.repeat(items.offsets[:-1], items.lengths)
-    first = np.repeat(np.where(train.first_target <= 1, 0, train.first_target), items.lengths)
-    return np.bincount(items.values[position >= first], minlength=num_items)
+    row = np.repeat(np.arange(len(train)), items.lengths)
+    position = np.arange(len(items.values)) - items.offsets[row]
+    first = np.where(train.first_target <= 1, 0, train.first_target)[row]
+    kept = position >= first
+    return row[kept], items.values[kept].astype(np.int64)
+
+
+def training_counts(train: Sequences, num_items: int) -> NDArray[np.int64]:
+    """[N]: how often every item occurs in the training interactions (see ``counted``)."""
+    return np.bincount(counted(train)[1], minlength=num_items)
 
 
 def cold_items(

@@ -82,6 +82,8 @@ class Sft:
         """Add the gradient of the teacher's soft targets, the mean over their tokens."""
         assert self.teacher is not None
         batch = self.teacher.batch(self.at.step)
+        if not len(batch):  # nothing that others did is known of these histories
+            return {}
         share = self.config.sft.teacher.weight / float((batch.advantage.clamp(min=0).unsqueeze(1) * batch.mask).sum())
         loss = 0.0
         for micro in batch.micro_batches(self.config.backend.token_budget):

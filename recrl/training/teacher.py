@@ -19,6 +19,7 @@ from recrl.baselines import BASELINES, Scorer
 from recrl.components import resolve
 from recrl.config import RunConfig, TeacherSection
 from recrl.data.ragged import Ragged
+from recrl.errors import UserError
 from recrl.evaluation.metrics import top_k
 from recrl.evaluation.protocols import no_targets, prompt_batch
 from recrl.groups import PackedGroups
@@ -39,7 +40,16 @@ class Teacher:
 
     @classmethod
     def make(cls, config: RunConfig, world: World, rows: RowMaker) -> Teacher:
-        """Fit the scorer on the training sequences, and on nothing else."""
+        """Fit the scorer on the training sequences, and on nothing else.
+
+        Raises:
+            UserError: there are fewer items than ``responses``.
+        """
+        wanted, items = config.sft.teacher.responses, len(world.dataset.catalog)
+        if wanted > items:
+            raise UserError(
+                f"sft.teacher.responses = {wanted}", why=f"the catalogue has {items} items", fix="ask for fewer"
+            )
         part, options = resolve(BASELINES, config.sft.teacher.scorer, where="sft.teacher.scorer")
         scorer = part.run(world.dataset.train, len(world.dataset.catalog), options)
         return cls(scorer, config.sft.teacher, rows, world.device, config.run.seed)
@@ -53,12 +63,14 @@ class Teacher:
         """
         train = self.rows.dataset.train
         rng = generator(self.seed, "teacher", step)
-        chosen = np.sort(rng.integers(len(train), size=self.options.prompts))
-        examples = next_examples(train.select(chosen), "next", rng)
+        usable = np.flatnonzero(train.items.lengths > train.first_target)
+        own = train.select(rng.choice(usable, size=self.options.prompts))
+        examples = next_examples(own, "next", rng)
         by_length = np.argsort(examples.history.lengths, kind="stable")  # like lengths share a micro-batch
-        examples = examples.select(by_length)
+        examples, own = examples.select(by_length), own.select(by_length)
         history = examples.history.tail(self.rows.writer.history_limit)
-        scores = np.array(self.scorer.scores(history), np.float32)
+        # Without the history's own counts: else the scores tell what this very user took next, and nothing else.
+        scores = np.array(self.scorer.scores(history, own), np.float32)
         if self.options.exclude_history:
             scores[np.repeat(np.arange(len(history)), history.lengths), history.values] = 0
         items = top_k(scores, self.options.responses).astype(np.int64)

@@ -104,3 +104,24 @@ def test_item_knn_reaches_the_published_probe_on_toys(shared: Path):
     # The probe's tie order is not known; its figures lie within what the ties allow (.0853 to .0858, .0531 to .0539).
     assert pass_at(predictions, targets, 10).mean() == pytest.approx(0.0854, abs=0.0003)
     assert ndcg_at(predictions, targets, 10).mean() == pytest.approx(0.0534, abs=0.0003)
+
+
+def test_without_its_own_counts_a_history_is_scored_by_what_the_others_did():
+    own, others = [0, 1, 2, 0, 3], ([1, 2], [0, 3, 1], [2, 2, 3])
+    history = Ragged.from_lists([[0, 1, 2]])
+    both = fit("item_knn", sequences(own, *others), 4, shrinkage=3)
+    rest = fit("item_knn", sequences(*others), 4, shrinkage=3)
+    rescaled = both.scale / rest.scale  # the counts below the root stay those of all
+    expected = 0
+    for place, item in enumerate([2, 1, 0], start=1):
+        expected = expected + rest.similarity.toarray()[item] * rescaled[item] * rescaled / place
+    assert both.scores(history, sequences(own))[0] == pytest.approx(expected, abs=1e-6)
+    assert both.scores(history)[0] != pytest.approx(expected, abs=1e-3)
+
+
+def test_popularity_without_a_sequence_is_that_of_the_others():
+    own, others = [0, 1, 1], ([1, 2], [3, 1])
+    model = fit("popularity", sequences(own, *others), 4)
+    left = model.scores(Ragged.from_lists([[0]]), sequences(own))[0]
+    assert left.tolist() == fit("popularity", sequences(*others), 4).scores(Ragged.from_lists([[]]))[0].tolist()
+    assert model.scores(Ragged.from_lists([[0]]))[0].tolist() == [1, 4, 1, 1]

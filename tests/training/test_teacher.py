@@ -11,9 +11,12 @@ import torch
 from runs import metrics, run_config, silent, write_world
 
 from recrl.config import RunConfig
+from recrl.data.dataset import Sequences
+from recrl.data.ragged import Ragged
+from recrl.errors import UserError
 from recrl.training.run_folder import StageFolder
 from recrl.training.sft import Sft, train_sft
-from recrl.training.teacher import soft_target_loss
+from recrl.training.teacher import Teacher, soft_target_loss
 
 
 @pytest.fixture(scope="module")
@@ -131,3 +134,43 @@ def test_it_joins_after_its_share_of_the_steps(config: RunConfig) -> None:
     rows = metrics(late.folder / "sft")
     taught = ["sft/teacher_loss" in row for row in rows]
     assert taught == [place >= len(rows) / 2 for place in range(len(rows))]
+
+
+def test_more_responses_than_items_are_refused(config: RunConfig, run: Sft) -> None:
+    teacher = config.sft.teacher.model_copy(update={"responses": len(run.world.dataset.catalog) + 1})
+    wrong = config.model_copy(update={"sft": config.sft.model_copy(update={"teacher": teacher})})
+    with pytest.raises(UserError, match="the catalogue has"):
+        Teacher.make(wrong, run.world, run.rows)
+
+
+def test_a_step_of_histories_that_nobody_else_knows_is_left_out(run: Sft) -> None:
+    class Ignorant:
+        def scores(self, histories: Ragged, own: Sequences | None = None) -> np.ndarray:  # noqa: ARG002
+            return np.zeros((len(histories), len(run.world.dataset.catalog)), np.float32)
+
+    assert run.teacher is not None
+    knowing = run.teacher
+    run.teacher = replace(knowing, scorer=Ignorant())
+    try:
+        assert run.teach() == {}
+    finally:
+        run.teacher = knowing
+
+
+def test_the_next_items_of_a_history_are_not_whispered_to_it(run: Sft) -> None:
+    """What a sequence itself added to the counts is out of its own soft targets."""
+    assert run.teacher is not None
+    asked = []
+
+    class Watching:
+        def scores(self, histories: Ragged, own: Sequences | None = None) -> np.ndarray:
+            assert own is not None
+            for row in range(len(histories)):
+                whole = own.items[row].tolist()
+                asked.append(whole[: whole.index(histories[row][-1]) + 1][-len(histories[row]) :])
+                assert histories[row].tolist() == asked[-1] or len(set(whole)) < len(whole)
+            return knowing.scorer.scores(histories, own)
+
+    knowing = run.teacher
+    replace(knowing, scorer=Watching()).batch(7)
+    assert len(asked) == 12
