@@ -26,6 +26,8 @@ class Kernel:
     name: str
     devices: tuple[str, ...] = ANYWHERE
     needs: tuple[str, ...] = ()
+    compiled: bool = False
+    """Made from C at first use (``native.py``)."""
 
     def missing(self) -> list[str]:
         """Packages that it needs and that are not installed."""
@@ -36,18 +38,25 @@ class Kernel:
         if device not in self.devices:
             return f"{self.name} runs on {', '.join(self.devices)}, not on {device}"
         missing = self.missing()
-        return f"{self.name} needs {', '.join(missing)}, which is not installed" if missing else None
+        if missing:
+            return f"{self.name} needs {', '.join(missing)}, which is not installed"
+        return importlib.import_module("recrl.kernels.native").obstacle() if self.compiled else None
 
 
 REFERENCE = Kernel("reference")
+NATIVE = Kernel("native", ("cpu",), compiled=True)
 TRITON = Kernel("triton_gpu", ("cuda",), needs=("triton",))
+EXPLICIT = Kernel("explicit")
 
 KERNELS: dict[str, tuple[Kernel, ...]] = {
     "linear_logp": (TRITON, REFERENCE),
     "gmean_ratio": (TRITON, REFERENCE),
     "boundary_select": (TRITON, REFERENCE),
     "pack_active": (TRITON, REFERENCE),
-    "prefix_attention": (TRITON, REFERENCE),
+    "rms_norm": (NATIVE, REFERENCE),
+    "swiglu": (NATIVE, REFERENCE),
+    "norm_rotary": (NATIVE, REFERENCE),
+    "prefix_attention": (TRITON, EXPLICIT, REFERENCE),
 }
 
 

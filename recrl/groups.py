@@ -13,6 +13,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from recrl.kernels.ops import Ops
+
 
 @dataclass(frozen=True)
 class Targets:
@@ -192,13 +194,11 @@ def token_cuts(sizes: list[int], token_budget: int) -> list[int]:
     return [*stops, len(sizes)] if sizes else []
 
 
-def pack_active(signal: Signal) -> PackedGroups:
+def pack_active(signal: Signal, ops: Ops) -> PackedGroups:
     """Gather the active rows and their prompts (ReCast's physical filtering); inactive rows are gone from here on."""
     groups = signal.groups
-    prompt, response = signal.active.nonzero(as_tuple=True)
-    kept, prompt_of = torch.unique(prompt, return_inverse=True)
-    first = torch.searchsorted(prompt_of, torch.arange(len(kept), device=prompt.device))
-    slot = torch.arange(len(prompt), device=prompt.device) - first[prompt_of]
+    kept, prompt_of, slot, response = ops.pack_active(signal.active)
+    prompt = kept[prompt_of]
     return PackedGroups(
         groups.prompts.select(kept),
         prompt_of,

@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
+from recrl.data.ragged import Ragged
 from recrl.groups import PromptBatch, RolloutGroups, Targets
+from recrl.kernels.ops import Ops
+from recrl.signals.base import SignalContext
+from recrl.sids.trie import Trie, build_trie
+
+OPS = Ops.pick("cpu")
+
+
+def small_trie(items: int = 16) -> Trie:
+    """Item ``i`` is spelled by its codes, as ``codes_of`` gives them, moved up by 50."""
+    return build_trie(Ragged.from_lists([[50 + item // 4, 60 + item % 4] for item in range(items)]))
+
+
+def context(state: Mapping[str, float] | None = None, *, seed: int = 0) -> SignalContext:
+    """What a signal sees, over ``small_trie``."""
+    return SignalContext(OPS, small_trie(), seed, state or {})
 
 
 def groups_of(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from groups_of import groups_of
+from groups_of import OPS, groups_of
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,7 +20,7 @@ def signal_of(groups: RolloutGroups, active: list[list[bool]]) -> Signal:
 
 def small() -> tuple[RolloutGroups, PackedGroups]:
     groups = groups_of([[0, 1, 2], [3, 4, 5], [6, 7, 8]], prompt_lengths=[5, 2, 3])
-    return groups, pack_active(signal_of(groups, [[True, False, True], [False] * 3, [False, True, False]]))
+    return groups, pack_active(signal_of(groups, [[True, False, True], [False] * 3, [False, True, False]]), OPS)
 
 
 @st.composite
@@ -32,7 +32,7 @@ def packings(draw: st.DrawFn) -> tuple[RolloutGroups, list[list[bool]], PackedGr
     active = [flags[row * group : (row + 1) * group] for row in range(batch)]
     items = torch.arange(batch * group).view(batch, group).tolist()
     groups = groups_of(items, prompt_lengths=lengths)
-    return groups, active, pack_active(signal_of(groups, active))
+    return groups, active, pack_active(signal_of(groups, active), OPS)
 
 
 def row_keys(packed: PackedGroups) -> list[Any]:
@@ -62,7 +62,7 @@ def test_only_active_rows_and_their_prompts_remain() -> None:
 
 
 def test_pairs_by_hand() -> None:
-    """Prompts of 5 and 3: 15 + 6. Two rows that feed 2 tokens each to the first: 2 x (10 + 3). One to the second: 3 + 1."""
+    """Prompts of 5 and 3: 15 + 6. Two rows that feed 2 tokens each to the first: 26. One token to the second: 4."""
     assert small()[1].pairs == 21 + 26 + 4
 
 
@@ -76,7 +76,7 @@ def test_prompts_are_cut_to_the_longest_that_remains() -> None:
 
 def test_nothing_active_packs_to_nothing() -> None:
     groups = groups_of([[0, 1], [2, 3]])
-    packed = pack_active(signal_of(groups, [[False] * 2] * 2))
+    packed = pack_active(signal_of(groups, [[False] * 2] * 2), OPS)
     assert len(packed) == 0
     assert packed.width == 0
     assert packed.effective_tokens == 0

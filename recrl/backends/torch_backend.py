@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from recrl.backends.device import autocast
 from recrl.groups import PackedGroups, PromptBatch
-from recrl.kernels.registry import pick
+from recrl.kernels.ops import Ops
 from recrl.models.checkpoint import save_folder, use_layouts
 from recrl.models.places import Places
 from recrl.models.shared_prefix import Causal, Extend, Layout, Prefill, SharedPrefix
@@ -37,10 +37,7 @@ class TransformersPolicy:
         space: Literal["raw", "legal"] = "raw",
         kernels: Mapping[str, str] | None = None,
     ) -> None:
-        wanted = kernels or {}
-        self.linear_logp, self.prefix_attention = (
-            pick(op, device.type, wanted.get(op, "auto")) for op in ("linear_logp", "prefix_attention")
-        )
+        self.ops = Ops.pick(device.type, kernels)
         use_layouts(model)
         self.model = model.to(device)
         self.tokenizer = tokenizer
@@ -79,8 +76,7 @@ class TransformersPolicy:
         """
         with autocast(self.device, self.dtype):
             if self.space == "raw":
-                value, spread = self.linear_logp.linear_logp(hidden, self.head, token)
-                return value, spread
+                return self.ops.linear_logp(hidden, self.head, token)
             logp, entropy = hidden.new_zeros(2, len(token), dtype=torch.float32)
             for rows, part in (((node >= 0).nonzero(), self._legal_logp), ((node < 0).nonzero(), self._text_logp)):
                 if len(rows):
@@ -93,12 +89,10 @@ class TransformersPolicy:
         edge, exists = self.trie.edges(node, max(self.trie.fanout))
         legal = self.column_of[self.trie.token[edge]]
         weight = self.head.index_select(0, self.columns)
-        value, spread = self.linear_logp.legal_logp(hidden, weight, self.column_of[token], legal, exists)
-        return value, spread
+        return self.ops.legal_logp(hidden, weight, self.column_of[token], legal, exists)
 
     def _text_logp(self, hidden: Tensor, token: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
-        value, spread = self.linear_logp.linear_logp(hidden, self.head, token)
-        return value, spread
+        return self.ops.linear_logp(hidden, self.head, token)
 
     def logp(self, batch: PackedGroups) -> tuple[Tensor, Tensor]:
         prompts = batch.prompts
@@ -113,7 +107,7 @@ class TransformersPolicy:
             prompts.length,
             Places.where(grid.view(len(prompts), -1)),
             batch.width,
-            self.prefix_attention.prefix_attention,
+            self.ops.prefix_attention,
         )
         ids = torch.cat([prompts.ids.flatten()[places.index], batch.tokens[:, :inner][fed]])
         positions = torch.cat([places.index % places.width, prompts.length[batch.prompt_of][before] + rows])
@@ -135,7 +129,7 @@ class TransformersPolicy:
         layout = Prefill(places, prompts.length)
         states = self.hidden(prompts.ids.flatten()[places.index], places.index % places.width, layout)
         last = states[prompts.length.cumsum(0) - 1]
-        return Extend(layout, self.prefix_attention.prefix_attention), last.unsqueeze(1)
+        return Extend(layout, self.ops.prefix_attention), last.unsqueeze(1)
 
     def extend(self, state: Extend, parent: Tensor, token: Tensor, step: int) -> Tensor:
         state.follow(parent)

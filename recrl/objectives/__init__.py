@@ -2,4 +2,5 @@
 
 OBJECTIVES = {
     "grpo": "recrl.objectives.grpo:GRPO",
+    "gspo": "recrl.objectives.gspo:GSPO",
 }

@@ -15,6 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from recrl.components import Options, Part
+from recrl.kernels.ops import Ops
 
 MAX_LOG_RATIO = 20.0
 """Log-ratios are clamped to this before ``exp`` (METHODS, rule 2)."""
@@ -34,12 +35,14 @@ class ObjectiveInputs:
         logp_ref: [N, R] under the reference, None where ``kl_beta`` is 0.
         advantage: [N].
         mask: [N, R] bool.
+        ops: the kernels of the run.
     """
 
     logp_old: Tensor
     logp_ref: Tensor | None
     advantage: Tensor
     mask: Tensor
+    ops: Ops
 
 
 @dataclass(frozen=True, kw_only=True)

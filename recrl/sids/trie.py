@@ -8,6 +8,7 @@ are one gather. A response is legal if and only if it is a path from the root to
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -38,6 +39,27 @@ class Trie:
     item: Tensor
     leaf: Tensor
     fanout: tuple[int, ...]
+
+    @cached_property
+    def parent(self) -> Tensor:
+        """[nodes] the node above, the root's is itself."""
+        above = torch.arange(len(self.count), device=self.count.device).repeat_interleave(self.count)
+        return torch.cat([above.new_zeros(1), above])
+
+    def paths(self, row: Tensor) -> tuple[Tensor, Tensor]:
+        """What spells rows: [...] rows -> [..., depth] tokens and the nodes they are chosen at, -1 behind the end."""
+        node = self.leaf[row]
+        tokens, nodes = [], []
+        for _ in range(self.depth):
+            inside = node > ROOT
+            tokens.append(torch.where(inside, self.token[node - 1], -1))
+            node = self.parent[node]
+            nodes.append(torch.where(inside, node, -1))
+        backwards = torch.stack([torch.stack(tokens[::-1], -1), torch.stack(nodes[::-1], -1)])
+        # Shorter rows begin behind as many blanks; a stable sort moves them to the end.
+        order = (backwards[0] < 0).to(torch.uint8).argsort(dim=-1, stable=True).expand_as(backwards)
+        ordered = backwards.gather(-1, order)
+        return ordered[0], ordered[1]
 
     @property
     def depth(self) -> int:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from recrl.components import Options, Part
 from recrl.groups import RolloutGroups, Signal
+from recrl.signals.base import SignalContext
 
 FLAT = 1e-8
 """Standard deviation below which a group says nothing (METHODS, rule 3)."""
@@ -53,7 +52,7 @@ def group_zscore(
     rewards: Tensor,
     weights: Tensor,
     options: GroupZscoreOptions,
-    state: Mapping[str, float],
+    context: SignalContext,
 ) -> Signal:
     """The weighted sum of the rewards, normalised in each group."""
     total = (rewards * weights).sum(-1)
@@ -61,7 +60,7 @@ def group_zscore(
         total, groups.exists, scale=options.scale_by_std, eps=options.std_eps, ddof=options.ddof
     )
     active = groups.exists & telling.unsqueeze(1) if options.drop_flat else groups.exists
-    return Signal(groups, advantage, active, torch.zeros_like(telling), state)
+    return Signal(groups, advantage, active, torch.zeros_like(telling), context.state)
 
 
 GROUP_ZSCORE = Part(GroupZscoreOptions, group_zscore, source="arXiv:2402.03300")

@@ -22,6 +22,7 @@ from recrl.groups import PackedGroups, PromptBatch, RolloutGroups, Signal, pack_
 from recrl.objectives.base import ObjectiveInputs
 from recrl.rollout.base import join_groups, split_prompts
 from recrl.seeding import seed_of
+from recrl.signals.base import SignalContext
 from recrl.training import checkpoint
 from recrl.training.group_health import group_health
 from recrl.training.launch import Position, Report, launch
@@ -85,11 +86,10 @@ class Rl:
             with meter.time("reward"):
                 rewards = self.method.reward(groups)
                 weights = torch.tensor(self.method.weights, device=rewards.device)
-                signal: Signal = self.method.signal.run(
-                    groups, rewards, weights, self.method.signal_options, self.signal_state
-                )
+                context = SignalContext(self.policy.ops, self.world.trie, seed_of(seed, "signal"), self.signal_state)
+                signal: Signal = self.method.signal.run(groups, rewards, weights, self.method.signal_options, context)
                 self.signal_state = dict(signal.state)
-                batch = pack_active(signal)
+                batch = pack_active(signal, self.policy.ops)
             values = group_health(groups, signal, rewards, weights)
             if len(batch):
                 batch = self.with_logps(batch)
@@ -162,7 +162,7 @@ class Rl:
         for micro in mini.micro_batches(self.config.backend.token_budget):
             logp, entropy = self.policy.logp(micro)
             old = logp.detach() if micro.logp_old is None else micro.logp_old
-            inputs = ObjectiveInputs(old, micro.logp_ref, micro.advantage, micro.mask)
+            inputs = ObjectiveInputs(old, micro.logp_ref, micro.advantage, micro.mask, self.policy.ops)
             total, report = objective.run(logp, inputs, options)
             (total / units).backward()
             loss += float(total.detach()) / units

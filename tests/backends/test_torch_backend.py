@@ -20,7 +20,7 @@ def packed(policy: TransformersPolicy, active: Tensor | None = None) -> PackedGr
     groups = rollout(policy, policy.trie, prompts, tiny_codes(), RolloutOptions(group_size=6), seed=0)
     active = groups.exists if active is None else active
     advantage = torch.linspace(-1, 1, active.numel()).view(active.shape)
-    return pack_active(Signal(groups, advantage, active, torch.zeros(4, dtype=torch.bool)))
+    return pack_active(Signal(groups, advantage, active, torch.zeros(4, dtype=torch.bool)), policy.ops)
 
 
 def unpacked_logp(policy: TransformersPolicy, batch: PackedGroups, space: str) -> Tensor:
@@ -86,7 +86,7 @@ def test_rollout_log_probabilities_are_those_of_the_actor() -> None:
         prompts = tiny_prompts(policy, [3, 8])
         groups = rollout(policy, policy.trie, prompts, tiny_codes(), RolloutOptions(group_size=5), seed=0)
         signal = Signal(groups, torch.zeros(2, 5), groups.exists, torch.zeros(2, dtype=torch.bool))
-        batch = pack_active(signal)
+        batch = pack_active(signal, policy.ops)
         logp, _ = policy.logp(batch)
         torch.testing.assert_close(logp, groups.logp[groups.exists], atol=1e-5, rtol=1e-5)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from groups_of import OPS
 from torch import Tensor
 
 from recrl.objectives.base import ObjectiveInputs, k3
@@ -25,7 +26,9 @@ def inputs(
     old: Tensor, advantage: list[float], *, mask: Tensor | None = None, ref: Tensor | None = None
 ) -> ObjectiveInputs:
     everything = torch.ones_like(old, dtype=torch.bool)
-    return ObjectiveInputs(old, ref, torch.tensor(advantage, dtype=old.dtype), everything if mask is None else mask)
+    return ObjectiveInputs(
+        old, ref, torch.tensor(advantage, dtype=old.dtype), everything if mask is None else mask, OPS
+    )
 
 
 def one_token(ratio: float, advantage: float, **options: float) -> tuple[float, float]:

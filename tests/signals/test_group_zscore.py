@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from groups_of import groups_of
+from groups_of import context, groups_of
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,7 +20,11 @@ def signal(
 ) -> Signal:
     groups = groups_of([list(range(len(row))) for row in rewards], exists=exists)
     return group_zscore(
-        groups, torch.tensor(rewards).unsqueeze(-1), torch.ones(1), options or GroupZscoreOptions(), {"seen": 1.0}
+        groups,
+        torch.tensor(rewards).unsqueeze(-1),
+        torch.ones(1),
+        options or GroupZscoreOptions(),
+        context({"seen": 1.0}),
     )
 
 
@@ -70,9 +74,9 @@ def test_rewards_are_summed_by_weight_before_they_are_scaled() -> None:
     groups = groups_of([[0, 1, 2]])
     rewards = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]]])
     options = GroupZscoreOptions(scale_by_std=False)
-    made = group_zscore(groups, rewards, torch.tensor([1.0, 2.0]), options, {})
+    made = group_zscore(groups, rewards, torch.tensor([1.0, 2.0]), options, context())
     assert made.advantage[0].tolist() == [0, 1, -1]
-    assert group_zscore(groups, rewards, torch.tensor([0.0, 0.0]), options, {}).active.any().item() is False
+    assert group_zscore(groups, rewards, torch.tensor([0.0, 0.0]), options, context()).active.any().item() is False
 
 
 def test_nothing_is_repaired_and_the_state_is_handed_on() -> None:

@@ -65,7 +65,7 @@ def test_the_shared_prefix_update_costs_what_torch_counts() -> None:
     prompts = tiny_prompts(policy, [40])
     groups = rollout(policy, policy.trie, prompts, tiny_codes(), RolloutOptions(group_size=8), seed=0)
     active = groups.exists & (groups.mask.sum(-1) == groups.mask.sum(-1).max())
-    batch = pack_active(Signal(groups, torch.ones(1, 8), active, torch.zeros(1, dtype=torch.bool)))
+    batch = pack_active(Signal(groups, torch.ones(1, 8), active, torch.zeros(1, dtype=torch.bool)), policy.ops)
     meter = Counted(policy.model, CPU, "float32")
     unseen = 40 * 39 // 2  # pairs of the prompt's square behind the causal mask
     own = batch.mask.shape[1]

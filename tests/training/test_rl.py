@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from groups_of import context
 from runs import metrics, run_config, silent
 from torch import Tensor, nn
 
@@ -44,7 +45,9 @@ def flat_gradient(model: nn.Module) -> Tensor:
 def first_batch(rl: Rl) -> PackedGroups:
     groups = rl.rollout(rl.prompts.batch(0), seed=1)
     rewards = rl.method.reward(groups)
-    return pack_active(rl.method.signal.run(groups, rewards, torch.ones(1), rl.method.signal_options, {}))
+    return pack_active(
+        rl.method.signal.run(groups, rewards, torch.ones(1), rl.method.signal_options, context()), rl.policy.ops
+    )
 
 
 class Gradients:
