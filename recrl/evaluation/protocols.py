@@ -41,10 +41,9 @@ def prompt_batch(ids: Ragged, targets: Targets, rows: NDArray[np.int64], device:
 
 def padded_targets(targets: Ragged, codes: Tensor) -> Targets:
     """[B, S] items and [B, S, L] codes, padded with -1."""
-    lengths = targets.lengths
-    width = max(1, int(lengths.max(initial=0)))
-    items = np.full((len(targets), width), -1, np.int64)
-    items[np.arange(width) < lengths[:, None]] = targets.values
+    items = targets.padded(-1)
+    if not items.shape[1]:
+        items = np.full((len(targets), 1), -1)
     named = torch.from_numpy(items)
     return Targets(named, torch.where((named >= 0).unsqueeze(-1), codes[named.clamp(min=0)], -1))
 

@@ -112,8 +112,7 @@ def build_trie(rows: Ragged) -> Trie:
     if len(rows) == 0 or lengths.min() == 0:
         raise ValueError("every response needs at least one token")
     depth = int(lengths.max())
-    padded = np.full((len(rows), depth), -1, np.int64)
-    padded[np.arange(depth) < lengths[:, None]] = rows.values
+    padded = rows.padded(-1)
     order = np.lexsort(padded.T[::-1])
     padded = padded[order]
     node = np.zeros(len(rows), np.int64)  # of every sorted row, at the depth reached

@@ -169,12 +169,9 @@ class RowMaker:
 
 def nodes_of(trie: Trie, responses: Ragged) -> Ragged:
     """For every token of every response the trie node that it is chosen at."""
-    lengths = responses.lengths
-    place = np.arange(int(lengths.max()))
-    real = place < lengths[:, None]
-    padded = np.zeros(real.shape, np.int64)
-    padded[real] = responses.values
-    tokens = torch.from_numpy(padded)
+    padded = responses.padded(-1)
+    real = padded >= 0
+    tokens = torch.from_numpy(np.maximum(padded, 0))
     node = torch.zeros(len(responses), dtype=torch.long)
     nodes = np.full(real.shape, -1, np.int32)
     for position in range(real.shape[1]):

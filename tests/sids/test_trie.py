@@ -109,3 +109,16 @@ def test_a_step_follows_an_edge_or_leads_nowhere() -> None:
     assert step(ROOT, 4) == -1
     assert step(-1, 3) == -1
     assert step(int(step(ROOT, 5)), 5) == -1  # nothing follows a leaf
+
+
+@given(prefix_free())
+def test_the_path_to_a_row_spells_it_and_walks_down_its_nodes(rows: list[Row]) -> None:
+    trie = build(rows)
+    tokens, nodes = trie.paths(torch.arange(len(rows)))
+    for row, path, places in zip(rows, tokens.tolist(), nodes.tolist(), strict=True):
+        assert path == list(row) + [-1] * (trie.depth - len(row))
+        node = torch.tensor(ROOT)
+        for token, place in zip(row, places, strict=False):
+            assert place == int(node)
+            node = trie.step(node, torch.tensor(token))
+        assert places[len(row) :] == [-1] * (trie.depth - len(row))
