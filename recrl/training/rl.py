@@ -24,6 +24,7 @@ from recrl.rollout.base import join_groups, split_prompts
 from recrl.seeding import seed_of
 from recrl.signals.base import SignalContext
 from recrl.training import checkpoint
+from recrl.training.ahead import Ahead
 from recrl.training.group_health import group_health
 from recrl.training.launch import Position, Report, launch
 from recrl.training.meter import Meter
@@ -57,6 +58,7 @@ class Rl:
         self.progress = Progress()
         self.signal_state: dict[str, float] = {}
         self.prompts = PromptSource(config, self.world)
+        self.next_prompts = Ahead(self.prompts.batch)
 
     @property
     def single_step(self) -> bool:
@@ -80,7 +82,7 @@ class Rl:
         """One rollout and its optimiser steps; returns the step's metrics."""
         meter, seed = self.meter, seed_of(self.config.run.seed, "rl", "rollout", self.at.step)
         with meter.time("step"):
-            prompts = self.prompts.batch(self.at.step)
+            prompts = self.next_prompts(self.at.step)
             with meter.time("gen"):
                 groups = self.rollout(prompts, seed)
             with meter.time("reward"):

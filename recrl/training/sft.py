@@ -18,6 +18,7 @@ from recrl.config import RunConfig
 from recrl.models.dropout import add_dropout
 from recrl.seeding import seed_of
 from recrl.training import checkpoint
+from recrl.training.ahead import Ahead
 from recrl.training.launch import Position, Report, launch
 from recrl.training.meter import Meter
 from recrl.training.optimizer import adamw, average_into, clip, cosine_lr, optimizer_tensors, restore_optimizer, set_lr
@@ -52,6 +53,7 @@ class Sft:
         self.validation = Validation.make(config, self.world)
         self.meter = Meter(self.model, self.world.device, config.backend.dtype)
         self.teacher = Teacher.make(config, self.world, self.rows) if config.sft.teacher.weight else None
+        self.soft_targets = None if self.teacher is None else Ahead(self.teacher.batch)
         self.at = Position()
         self.progress = Progress()
         self.steps_per_epoch = len(self.rows.batches(0, self.rows.epoch(0)))  # of every epoch; tells wrong tasks, too
@@ -80,8 +82,8 @@ class Sft:
 
     def teach(self) -> dict[str, float]:
         """Add the gradient of the teacher's soft targets, the mean over their tokens."""
-        assert self.teacher is not None
-        batch = self.teacher.batch(self.at.step)
+        assert self.soft_targets is not None
+        batch = self.soft_targets(self.at.step)
         if not len(batch):  # nothing that others did is known of these histories
             return {}
         share = self.config.sft.teacher.weight / float((batch.advantage.clamp(min=0).unsqueeze(1) * batch.mask).sum())
@@ -154,7 +156,7 @@ class Sft:
         lr = cosine_lr(
             self.at.step, steps=steps, warmup_steps=options.warmup_steps, lr=options.lr, lr_final=options.lr_final
         )
-        taught = self.teacher is not None and self.at.step >= options.teacher.start * steps
+        taught = self.soft_targets is not None and self.at.step >= options.teacher.start * steps
         with self.meter.time("step"):
             values = self.train_step(batch, lr, taught=taught)
         self.at = after
