@@ -125,7 +125,7 @@ class BackendSection(Section):
     logprob_space: Literal["raw", "legal"] = "raw"
     """What a log-probability is normalised over: the whole vocabulary, or the legal continuations (METHODS, rule 4)."""
     kernels: dict[str, str] = Field(default_factory=dict)
-    """Implementation of an op by name, such as ``{linear_logp = "reference"}``; without an entry the fastest is taken."""
+    """Implementation of an op by its name, as in ``{linear_logp = "reference"}``; the others take the fastest."""
 
     @field_validator("kernels")
     @classmethod
@@ -274,6 +274,9 @@ class EvalSection(Section):
     """Beams of evaluation and recommendation."""
     k: tuple[int, ...] = (1, 5, 10, 20)
     """Lengths of the lists that are measured."""
+    exclude_history: bool = False
+    """Recommend items alone that the history does not hold, and evaluate that as well, in rows named ``NAME-new``. For
+    data in which nobody takes an item twice."""
     bootstrap: int = Field(1000, ge=0)
     """Resamples behind the 95 % intervals; 0 leaves them out."""
     valid_examples: int = Field(4000, ge=0)

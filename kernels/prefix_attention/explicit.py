@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 SMALL = 64
-"""Q * K up to which products with own tokens are sums over a broadcast: a batched product of tiny matrices is slower."""
+"""Q * K up to which products with own tokens are sums over a broadcast; batched products of tiny matrices are slower."""
 
 
 def prefix_attention(

@@ -1,7 +1,7 @@
 """Trained models, baselines and the known optimum on one split, under one protocol.
 
 Full ranking over the catalogue by constrained beam search, nothing of the history removed, everything by item id and
-never by SID string (METHODS, section F).
+never by SID string (METHODS, section F). ``eval.exclude_history`` adds lists without the items of the history.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from recrl.data.prompts import LABELS
 from recrl.errors import DataError, UserError
 from recrl.evaluation import diversity, metrics
 from recrl.evaluation.metrics import PerUser
-from recrl.evaluation.protocols import length_batches, no_targets, prompt_batch, rank
+from recrl.evaluation.protocols import Ranking, length_batches, no_targets, prompt_batch, rank
 from recrl.evaluation.results import EvaluationResult, Metric, measured, save_result, table_order
 from recrl.sids import codes as sid_codes
 from recrl.sids.encoders.tfidf_svd import TFIDF_SVD, TfidfSvdOptions
@@ -39,6 +39,8 @@ from recrl.training.setup import World, load_world
 
 logger = logging.getLogger(__name__)
 STAGES = ("sft", "rl")
+NEW = "-new"
+"""After the name of a recommender whose lists leave out what the history holds."""
 LIST_K = 10
 """The list that diversity is measured on."""
 
@@ -192,75 +194,87 @@ def evaluate_model(subject: Subject, split: str, folder: Path) -> list[Evaluatio
     world, policy = load_world(subject.config, subject.model)
     measures = Measures.make(world.dataset, subject.config)
     width = subject.config.eval.beam_width
-    results = []
+    results: list[EvaluationResult] = []
     for protocol in protocols(world.dataset, split):
         begin = time.perf_counter()
-        values: dict[str, PerUser] = {}
+        about: dict[str, Any] = {"kind": "model", "checkpoint": str(subject.model.parent), "beam_width": width}
         if (protocol.examples.labels >= 0).all():
-            score = label_scores(policy, world, protocol.examples)
-            found = {"auc": Metric(value=metrics.auc(score, protocol.examples.labels))}
-        else:
-            prompts = world.writer.prompts(protocol.examples)
-            items = rank(policy, world.trie, prompts, width, max(measures.ks)).items
-            values = measures.per_user(items, protocol.examples)
-            found = measures.summary(items, values)
-        result = EvaluationResult(
-            name=subject.name,
-            kind="model",
-            checkpoint=str(subject.model.parent),
-            split=protocol.name,
-            num_examples=len(protocol.examples),
-            beam_width=width,
-            seconds=round(time.perf_counter() - begin, 3),
-            metrics=found,
-        )
-        save_result(result, folder, per_user=values, examples=protocol.rows)
-        results.append(result)
+            auc = metrics.auc(label_scores(policy, world, protocol.examples), protocol.examples.labels)
+            result = _result(subject.name, protocol, begin, {"auc": Metric(value=auc)}, about)
+            save_result(result, folder, examples=protocol.rows)
+            results.append(result)
+            continue
+        ranking = rank(policy, world.trie, world.writer.prompts(protocol.examples), width, width)
+        exclude = subject.config.eval.exclude_history
+        results += _ranked(subject.name, ranking, protocol, measures, begin, about, folder, exclude=exclude)
     return results
+
+
+def _ranked(
+    name: str,
+    ranking: Ranking,
+    protocol: Protocol,
+    measures: Measures,
+    begin: float,
+    about: dict[str, Any],
+    folder: Path,
+    *,
+    exclude: bool,
+) -> list[EvaluationResult]:
+    """Measure and save a recommender's lists; with ``exclude`` also those without the items of the history."""
+    lists = {name: ranking}
+    if exclude:
+        lists[name + NEW] = ranking.without(protocol.examples.history)
+    results = []
+    for called, found in lists.items():
+        items = found.first(max(measures.ks)).items
+        values = measures.per_user(items, protocol.examples)
+        results.append(_result(called, protocol, begin, measures.summary(items, values), about))
+        save_result(results[-1], folder, per_user=values, examples=protocol.rows)
+    return results
+
+
+def _result(
+    name: str, protocol: Protocol, begin: float, found: dict[str, Metric], about: dict[str, Any]
+) -> EvaluationResult:
+    return EvaluationResult(
+        name=name,
+        split=protocol.name,
+        num_examples=len(protocol.examples),
+        seconds=round(time.perf_counter() - begin, 3),
+        metrics=found,
+        **about,
+    )
 
 
 def evaluate_baselines(dataset: Dataset, config: RunConfig, split: str, folder: Path) -> list[EvaluationResult]:
     """Popularity, item-kNN and, where it is known, the optimum: on the same examples, with the same metrics."""
     measures = Measures.make(dataset, config)
-    results = []
+    results: list[EvaluationResult] = []
     for protocol in protocols(dataset, split):
         if (protocol.examples.labels >= 0).any() or not len(dataset.train):
             continue
-        results += [_baseline(name, dataset, measures, protocol, folder) for name in BASELINES]
+        for name in BASELINES:
+            begin = time.perf_counter()
+            part, options = resolve(BASELINES, Choice(kind=name), where="baseline")
+            scorer = part.run(dataset.train, len(dataset.catalog), options)
+            exclude = config.eval.exclude_history
+            longest = int(protocol.examples.history.lengths.max(initial=0)) if exclude else 0
+            wide = min(max(measures.ks) + longest, len(dataset.catalog))
+            items = recommend(scorer, protocol.examples.history, wide).astype(np.int64)
+            ranking = Ranking(items, np.zeros(items.shape, np.float32))
+            about = {"kind": "baseline"}
+            results += _ranked(name, ranking, protocol, measures, begin, about, folder, exclude=exclude)
         if dataset.meta.get("format") == "synthetic" and dataset.meta.get("split") == "leave-one-out":
             results.append(_optimum(dataset, measures, protocol, folder))
     return results
 
 
-def _baseline(name: str, dataset: Dataset, measures: Measures, protocol: Protocol, folder: Path) -> EvaluationResult:
-    begin = time.perf_counter()
-    part, options = resolve(BASELINES, Choice(kind=name), where="baseline")
-    scorer = part.run(dataset.train, len(dataset.catalog), options)
-    items = recommend(scorer, protocol.examples.history, max(measures.ks))
-    values = measures.per_user(items, protocol.examples)
-    result = EvaluationResult(
-        name=name,
-        kind="baseline",
-        split=protocol.name,
-        num_examples=len(protocol.examples),
-        seconds=round(time.perf_counter() - begin, 3),
-        metrics=measures.summary(items, values),
-    )
-    save_result(result, folder, per_user=values, examples=protocol.rows)
-    return result
-
-
 def _optimum(dataset: Dataset, measures: Measures, protocol: Protocol, folder: Path) -> EvaluationResult:
     begin = time.perf_counter()
     expected = optimum(dataset.meta, protocol.examples, measures.ks)["expected"]
-    result = EvaluationResult(
-        name="optimum",
-        kind="optimum",
-        split=protocol.name,
-        num_examples=len(protocol.examples),
-        seconds=round(time.perf_counter() - begin, 3),
-        metrics={name: Metric(value=value) for name, value in expected.items()},
-    )
+    found = {name: Metric(value=value) for name, value in expected.items()}
+    result = _result("optimum", protocol, begin, found, {"kind": "optimum"})
     save_result(result, folder)
     return result
 

@@ -28,6 +28,21 @@ class Ranking:
     items: NDArray[np.int64]
     scores: NDArray[np.float32]
 
+    def without(self, histories: Ragged) -> Ranking:
+        """Items of every row's history are gone, and those behind them move up."""
+        rows = np.arange(len(histories))
+        items = 1 + max(self.items.max(initial=0), histories.values.max(initial=0))
+        held = np.repeat(rows, histories.lengths) * items + histories.values
+        gone = np.isin(rows[:, None] * items + self.items, held) & (self.items >= 0)
+        order = np.argsort(gone, axis=1, kind="stable")
+        left = np.where(gone, -1, self.items)
+        scores = np.where(gone, np.float32(-np.inf), self.scores)
+        return Ranking(np.take_along_axis(left, order, 1), np.take_along_axis(scores, order, 1))
+
+    def first(self, k: int) -> Ranking:
+        """The best ``k`` of every row."""
+        return Ranking(self.items[:, :k], self.scores[:, :k])
+
 
 def prompt_batch(ids: Ragged, targets: Targets, rows: NDArray[np.int64], device: torch.device) -> PromptBatch:
     """Some rows of a prompt table as a padded batch."""

@@ -82,7 +82,13 @@ def recommend(subject: Subject, user: str, k: int) -> list[Recommendation]:
     nobody = np.zeros(1, np.int32)
     examples = Examples.plain(nobody, Ragged.from_lists([history]), Ragged.from_lists([[0]]))
     width = max(k, subject.config.eval.beam_width)
-    found = rank(policy, world.trie, world.writer.prompts(examples), width, k)
+    if subject.config.eval.exclude_history:
+        width += len(set(history))
+        found = (
+            rank(policy, world.trie, world.writer.prompts(examples), width, width).without(examples.history).first(k)
+        )
+    else:
+        found = rank(policy, world.trie, world.writer.prompts(examples), width, k)
     return [
         Recommendation(
             place + 1,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 EXAMPLES_KEY = "examples"
 KIND_ORDER = ("baseline", "model", "optimum")
-NAME_ORDER = ("popularity", "item_knn", "sft", "rl")
+NAME_ORDER = ("popularity", "popularity-new", "item_knn", "item_knn-new", "sft", "sft-new", "rl", "rl-new")
 """Names in the order of a table; others follow by name."""
 ABSENT = "–"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ from recrl.components import Choice
 from recrl.config import RunConfig
 from recrl.data import dataset as datasets
 from recrl.data.prepare import prepare
+from recrl.data.ragged import Ragged
 from recrl.data.recif_writer import write_recif
 from recrl.errors import UserError
 from recrl.evaluation import metrics
-from recrl.evaluation.evaluate import evaluate, evaluate_model, subjects
-from recrl.evaluation.protocols import rank
+from recrl.evaluation.evaluate import evaluate, evaluate_baselines, evaluate_model, subjects
+from recrl.evaluation.protocols import Ranking, rank
 from recrl.evaluation.recommend import best_subject, latest_run, recommend
 from recrl.evaluation.results import load_result
 from recrl.report.page import build_report
@@ -71,6 +73,46 @@ def test_figures_are_those_of_the_ranking_itself(trained: RunConfig, tmp_path: P
     assert (np.diff(found.scores, axis=1) <= 0).all()
     for row in found.items:
         assert len(set(row.tolist())) == 10
+
+
+def test_items_of_the_history_leave_and_those_behind_move_up() -> None:
+    items = np.array([[4, 2, 7, -1], [1, 3, 2, 0]])
+    scores = np.array([[-1, -2, -3, -np.inf], [-1, -2, -3, -4]], np.float32)
+    left = Ranking(items, scores).without(Ragged.from_lists([[2, 2, 9], []]))
+    assert left.items.tolist() == [[4, 7, -1, -1], [1, 3, 2, 0]]
+    assert left.scores[0].tolist() == [-1, -3, -np.inf, -np.inf]
+    assert left.first(2).items.tolist() == [[4, 7], [1, 3]]
+
+
+def test_lists_of_new_items_stand_beside_the_others(trained: RunConfig, tmp_path: Path) -> None:
+    subject = subjects(trained.folder / "sft")[0]
+    config = trained.model_copy(update={"eval": trained.eval.model_copy(update={"exclude_history": True})})
+    both = evaluate_model(replace(subject, config=config), "test", tmp_path)
+    assert [result.name for result in both] == ["sft", "sft-new"]
+    plain = evaluate_model(subject, "test", tmp_path / "plain")[0]
+    assert both[0].metrics == plain.metrics
+    world, policy = load_world(subject.config, subject.model)
+    examples = world.dataset.test
+    found = rank(policy, world.trie, world.writer.prompts(examples), 30, 30).items
+    lists = [
+        [item for item in row if item not in history.tolist()][:10]
+        for row, history in zip(found.tolist(), examples.history, strict=True)
+    ]
+    assert both[1].metrics["hr@10"].value == pytest.approx(
+        np.mean([int(target[0]) in row for row, target in zip(lists, examples.targets, strict=True)])
+    )
+    names = [result.name for result in evaluate_baselines(world.dataset, config, "test", tmp_path)]
+    assert names == ["popularity", "popularity-new", "item_knn", "item_knn-new", "optimum"]
+
+
+def test_nothing_of_the_history_is_recommended_where_new_items_are_wanted(trained: RunConfig) -> None:
+    config = trained.model_copy(update={"eval": trained.eval.model_copy(update={"exclude_history": True})})
+    subject = replace(best_subject(trained.folder), config=config)
+    catalog = datasets.load(trained.data.path).catalog
+    top = [found.item_id for found in recommend(best_subject(trained.folder), catalog.item_ids[3], 5)]
+    again = [found.item_id for found in recommend(subject, " ".join(top[:2]), 5)]
+    assert len(again) == 5
+    assert not set(top[:2]) & set(again)
 
 
 def test_the_token_budget_changes_nothing(trained: RunConfig) -> None:
