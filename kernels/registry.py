@@ -7,6 +7,7 @@ reference last: it runs everywhere.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import logging
@@ -46,10 +47,12 @@ class Kernel:
 REFERENCE = Kernel("reference")
 NATIVE = Kernel("native", ("cpu",), compiled=True)
 TRITON = Kernel("triton_gpu", ("cuda",), needs=("triton",))
+CHUNKED = Kernel("chunked")
 EXPLICIT = Kernel("explicit")
+PADDED = Kernel("padded")
 
 KERNELS: dict[str, tuple[Kernel, ...]] = {
-    "linear_logp": (TRITON, REFERENCE),
+    "linear_logp": (TRITON, CHUNKED, REFERENCE),
     "gmean_ratio": (TRITON, REFERENCE),
     "boundary_select": (TRITON, REFERENCE),
     "pack_active": (TRITON, REFERENCE),
@@ -57,9 +60,11 @@ KERNELS: dict[str, tuple[Kernel, ...]] = {
     "swiglu": (NATIVE, REFERENCE),
     "norm_rotary": (NATIVE, REFERENCE),
     "prefix_attention": (TRITON, EXPLICIT, REFERENCE),
+    "shared_prefix_attention": (NATIVE, PADDED, REFERENCE),
 }
 
 
+@functools.cache
 def pick(op: str, device: str, wanted: str = "auto") -> ModuleType:
     """The module of an op on a device type; ``auto`` takes the first of the table that can run, and logs which.
 

@@ -13,9 +13,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from recrl.backends.device import autocast
 from recrl.groups import PackedGroups, PromptBatch
 from recrl.kernels.ops import Ops
+from recrl.kernels.registry import pick
+from recrl.kernels.shared_prefix_attention.rows import PrefixRows
 from recrl.models.checkpoint import save_folder, use_layouts
-from recrl.models.places import Places
-from recrl.models.shared_prefix import Causal, Extend, Layout, Prefill, SharedPrefix
+from recrl.models.fused import OPS as FUSED_OPS
+from recrl.models.fused import fuse
+from recrl.models.shared_prefix import Extend, Layout, Packed, Prefill
 from recrl.sids.trie import Trie
 
 LOGITS_AT_ONCE = 1 << 26
@@ -37,8 +40,10 @@ class TransformersPolicy:
         space: Literal["raw", "legal"] = "raw",
         kernels: Mapping[str, str] | None = None,
     ) -> None:
-        self.ops = Ops.pick(device.type, kernels)
+        wanted = kernels or {}
+        self.ops = Ops.pick(device.type, wanted)
         use_layouts(model)
+        fuse(model, {op: pick(op, device.type, wanted.get(op, "auto")) for op in FUSED_OPS})
         self.model = model.to(device)
         self.tokenizer = tokenizer
         self.trie = trie.to(device)
@@ -66,8 +71,8 @@ class TransformersPolicy:
 
     def causal_hidden(self, ids: Tensor, length: Tensor) -> Tensor:
         """[T] tokens of rows that stand one behind the other, and [B] their lengths -> [T, H]."""
-        rows = Places.of(length)
-        return self.hidden(ids, rows.index % max(1, rows.width), Causal(rows))
+        rows = PrefixRows.alone(length)
+        return self.hidden(ids, rows.positions, Packed(rows, self.ops))
 
     def token_logp(self, hidden: Tensor, token: Tensor, node: Tensor) -> tuple[Tensor, Tensor]:
         """[T, H], [T] tokens and [T] trie nodes that they were chosen at -> [T] log-probabilities and entropies.
@@ -95,27 +100,15 @@ class TransformersPolicy:
         return self.ops.linear_logp(hidden, self.head, token)
 
     def logp(self, batch: PackedGroups) -> tuple[Tensor, Tensor]:
-        prompts = batch.prompts
-        places = Places.of(prompts.length)
-        fed = batch.fed
-        before, rows = fed.nonzero(as_tuple=True)
-        inner = fed.shape[1]
-        grid = prompts.length.new_zeros(len(prompts) * batch.width * inner, dtype=torch.bool)
-        grid[((batch.prompt_of * batch.width + batch.slot)[before]) * inner + rows] = True
-        layout = SharedPrefix(
-            places,
-            prompts.length,
-            Places.where(grid.view(len(prompts), -1)),
-            batch.width,
-            self.ops.prefix_attention,
-        )
-        ids = torch.cat([prompts.ids.flatten()[places.index], batch.tokens[:, :inner][fed]])
-        positions = torch.cat([places.index % places.width, prompts.length[batch.prompt_of][before] + rows])
-        states = self.hidden(ids, positions, layout)
+        prompts, fed = batch.prompts, batch.fed
+        rows = PrefixRows(prompts.length, fed.sum(1), batch.prompt_of)
+        places = rows.prompts
+        ids = torch.cat([prompts.ids.flatten()[places.index], batch.tokens[:, :-1][fed]])
+        states = self.hidden(ids, rows.positions, Packed(rows, self.ops))
         # What predicts a response token: the prompt's last state for the first, the token before for the others.
         source = torch.empty_like(batch.tokens)
         source[:, 0] = prompts.length.cumsum(0)[batch.prompt_of] - 1
-        source[:, 1:][fed] = places.count + torch.arange(len(before), device=self.device)
+        source[:, 1:][fed] = torch.arange(places.count, len(ids), device=self.device)
         logp = states.new_zeros(batch.mask.shape, dtype=torch.float32)
         entropy = torch.zeros_like(logp)
         chosen = batch.mask
@@ -125,15 +118,14 @@ class TransformersPolicy:
         return logp.masked_scatter(chosen, value), entropy.masked_scatter(chosen, spread)
 
     def prefill(self, prompts: PromptBatch) -> tuple[Extend, Tensor]:
-        places = Places.of(prompts.length)
-        layout = Prefill(places, prompts.length)
-        states = self.hidden(prompts.ids.flatten()[places.index], places.index % places.width, layout)
+        layout = Prefill(PrefixRows.alone(prompts.length), self.ops)
+        states = self.hidden(prompts.ids.flatten()[layout.rows.prompts.index], layout.rows.positions, layout)
         last = states[prompts.length.cumsum(0) - 1]
-        return Extend(layout, self.ops.prefix_attention), last.unsqueeze(1)
+        return Extend(layout), last.unsqueeze(1)
 
     def extend(self, state: Extend, parent: Tensor, token: Tensor, step: int) -> Tensor:
         state.follow(parent)
-        positions = (state.prompt.length + step).unsqueeze(1).expand_as(token)
+        positions = (state.prompt.rows.prompt_length + step).unsqueeze(1).expand_as(token)
         return self.hidden(token.flatten(), positions.flatten(), state).view(*token.shape, -1)
 
     def candidate_logp(self, hidden: Tensor, candidates: Tensor, exists: Tensor) -> Tensor:

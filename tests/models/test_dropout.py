@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from worlds import tiny_model
 
-from recrl.models.dropout import add_dropout
+from recrl.models.dropout import add_dropout, dropped
 
 IDS = torch.arange(4, 16)[None]
 
@@ -68,3 +68,31 @@ def test_the_saved_model_is_a_stock_one(tmp_path: Path) -> None:
     stock = AutoModelForCausalLM.from_pretrained(tmp_path)
     torch.testing.assert_close(stock.eval()(IDS).logits, logits(model, train=False), atol=1e-5, rtol=1e-5)
     assert torch.equal(logits(stock, train=True), logits(stock, train=False))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
+def test_the_share_and_the_mean_are_those_of_the_rate_and_the_gradient_falls_where_values_stay(
+    dtype: torch.dtype, rate: float
+) -> None:
+    torch.manual_seed(0)
+    states = torch.ones(301, 333, dtype=dtype, requires_grad=True)  # 100,233 entries, no multiple of four
+    out = dropped(states, rate)
+    assert abs(float((out == 0).float().mean()) - rate) < 4 * (rate * (1 - rate) / out.numel()) ** 0.5
+    assert float(out.detach().max()) == pytest.approx(1 / (1 - rate), rel=1e-4 if dtype == torch.float32 else 4e-3)
+    (gradient,) = torch.autograd.grad(out.sum(), states)
+    assert torch.equal(gradient, out.detach())
+
+
+def test_neighbours_are_dropped_independently() -> None:
+    torch.manual_seed(0)
+    kept = dropped(torch.ones(200_000), 0.5) > 0
+    for apart in (1, 2, 3, 4):
+        both = float((kept[:-apart] & kept[apart:]).float().mean())
+        assert abs(both - 0.25) < 0.005  # five standard errors
+
+
+def test_rates_next_to_the_ends_of_their_range_stay_finite() -> None:
+    assert torch.equal(dropped(torch.ones(1000), 1e-9), torch.ones(1000))
+    assert dropped(torch.ones(200_000), 1 - 1e-9).isfinite().all()
+    assert dropped(torch.ones(0, 3), 0.5).shape == (0, 3)

@@ -1,0 +1,1 @@
+"""RMSNorm over each head and rotary positions, as attention wants its queries and keys."""
