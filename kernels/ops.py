@@ -17,6 +17,7 @@ class Ops:
     linear_logp: Callable[..., tuple[Tensor, Tensor]]
     legal_logp: Callable[..., tuple[Tensor, Tensor]]
     prefix_attention: Callable[..., Tensor]
+    shared_prefix_attention: Callable[..., Tensor]
     gmean_ratio: Callable[[Tensor, Tensor, Tensor], Tensor]
     boundary_select: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
     pack_active: Callable[[Tensor], tuple[Tensor, Tensor, Tensor, Tensor]]
@@ -28,6 +29,13 @@ class Ops:
         Raises:
             UserError: a named implementation can't run here.
         """
-        names = ("linear_logp", "prefix_attention", "gmean_ratio", "boundary_select", "pack_active")
+        names = (
+            "linear_logp",
+            "prefix_attention",
+            "shared_prefix_attention",
+            "gmean_ratio",
+            "boundary_select",
+            "pack_active",
+        )
         module = {name: pick(name, device, (wanted or {}).get(name, "auto")) for name in names}
         return cls(legal_logp=module["linear_logp"].legal_logp, **{name: getattr(module[name], name) for name in names})

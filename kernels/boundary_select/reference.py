@@ -30,7 +30,7 @@ def boundary_select(reward: Tensor, score: Tensor, logp: Tensor, valid: Tensor) 
 
 
 def _first_of(among: Tensor, *keys: Tensor) -> Tensor:
-    """[B] index of the lexicographic maximum of the keys among some, the lowest of equal ones; -1 where there is none."""
+    """[B] index of the lexicographic maximum of the keys among some, the lowest of equal ones; -1 where none is."""
     left = among
     for key in keys:
         best = key.masked_fill(~left, float("-inf")).amax(1, keepdim=True)

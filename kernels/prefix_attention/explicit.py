@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 SMALL = 64
-"""Q * K up to which products with own tokens are sums over a broadcast; batched products of tiny matrices are slower."""
+"""Q * K up to which products with own tokens are sums over a broadcast: batches of tiny matrices are slower."""
 
 
 def prefix_attention(

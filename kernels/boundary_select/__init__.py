@@ -1,0 +1,1 @@
+"""The two responses of a group that mark the boundary between right and wrong."""

@@ -1,0 +1,1 @@
+"""Importance ratio of whole responses from the log-probabilities of their tokens."""

@@ -1,0 +1,35 @@
+"""The op on padded grids: torch's own causal attention for prompts, ``prefix_attention`` for responses."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from recrl.kernels.registry import pick
+from recrl.kernels.shared_prefix_attention.rows import PrefixRows
+
+
+def shared_prefix_attention(query: Tensor, key: Tensor, value: Tensor, rows: PrefixRows, *, scaling: float) -> Tensor:
+    """See ``reference.shared_prefix_attention``."""
+    places = rows.prompts
+    prompt = [places.padded(states[: places.count]).transpose(1, 2) for states in (query, key, value)]
+    seen = places.flat(_causal(*prompt, scaling).transpose(1, 2))
+    grid, group = rows.responses
+    if not grid.count:
+        return seen.to(query.dtype)
+    own = [
+        grid.padded(states[places.count :]).unflatten(1, (group, -1)).permute(0, 3, 1, 2, 4)
+        for states in (query, key, value)
+    ]  # [B, H or J, W, K, D]
+    op = pick("prefix_attention", query.device.type).prefix_attention
+    response = op(own[0], prompt[1], prompt[2], rows.prompt_length, own[1], own[2], scaling=scaling)
+    return torch.cat([seen.to(query.dtype), grid.flat(response.permute(0, 2, 3, 1, 4).flatten(1, 2))])
+
+
+def _causal(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    if query.device.type == "cpu":  # the bf16 backward of CPU's SDPA is several times slower than float32's
+        query, key, value = query.float(), key.float(), value.float()
+    return F.scaled_dot_product_attention(
+        query, key, value, is_causal=True, scale=scaling, enable_gqa=query.shape[1] != key.shape[1]
+    )
