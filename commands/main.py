@@ -15,6 +15,7 @@ from recrl.errors import RecrlError
 
 DISK_FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 COMMANDS = {
+    "bench": "Measure the engine against its peers.",
     "config": "Show, explain and start a run's config.",
     "data": "Prepare data sets.",
     "demo": "Run the whole path on synthetic data.",
