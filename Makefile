@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 
-.PHONY: demo test lint bench example-toys clean
+.PHONY: demo test lint aot bench example-toys clean
 
 demo: $(READY)
 	$(BIN)/recrl demo
@@ -19,8 +19,15 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# TRL is a peer of the comparison, not of the product: it is installed for this alone.
 bench: $(READY)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'
+	$(BIN)/recrl bench engine
 	for file in bench/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+# Compiles every Triton kernel for CUDA without a device; fails on a spill, or where kernels/AOT.md is out of date.
+aot: $(READY)
+	cd tests && ../$(BIN)/python -m recrl.kernels.aot --check
 
 example-toys: $(READY)
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/toys/run.sh
