@@ -12,8 +12,9 @@ from recrl.evaluation.results import EvaluationResult, compare_pairs, load_resul
 INTRODUCTION = """# Results
 
 Written by `make example-toys` (`run.sh`, `results.py`) from the files of the runs. Leave-one-out, full ranking over the
-catalogue, nothing of the history removed, history of 20 items, from scratch, no pretrained weights. In brackets 95 %
-bootstrap intervals over users. Both data sets use `toys.toml`; only the paths differ.
+catalogue, history of 20 items, from scratch, no pretrained weights. Nothing of the history is removed, but for the rows
+named `-new`, whose lists leave out what the history holds: nobody reviews an item twice. In brackets 95 % bootstrap
+intervals over users. Both data sets use `toys.toml`; only the paths differ.
 """
 COLUMNS = ("hr@5", "hr@10", "ndcg@5", "ndcg@10", "cold_recall@10", "entropy_bits@10", "coverage@10")
 
