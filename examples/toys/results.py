@@ -14,7 +14,7 @@ INTRODUCTION = """# Results
 Written by `make example-toys` (`run.sh`, `results.py`) from the files of the runs. Leave-one-out, full ranking over the
 catalogue, history of 20 items, from scratch, no pretrained weights. Nothing of the history is removed, but for the rows
 named `-new`, whose lists leave out what the history holds: nobody reviews an item twice. In brackets 95 % bootstrap
-intervals over users. Both data sets use `toys.toml`; only the paths differ.
+intervals over users. Both data sets use `toys.toml`; only the paths and the number of threads differ.
 """
 COLUMNS = ("hr@5", "hr@10", "ndcg@5", "ndcg@10", "cold_recall@10", "entropy_bits@10", "coverage@10")
 
@@ -56,7 +56,8 @@ def section(run: Path) -> list[str]:
     environment = json.loads((run / "sft" / "environment.json").read_text())
     results = load_results(run / "evaluation")
     lines = [f"## {run.name}, seed {config['run']['seed']}", ""]
-    lines += [f"{environment['cpus']} CPU cores, torch {environment['packages']['torch']}.", "", *stages(run), ""]
+    torch, threads = environment["packages"]["torch"], config["run"]["threads"]
+    lines += [f"{environment['cpus']} CPU cores, {threads} in use, torch {torch}.", "", *stages(run), ""]
     for split in ("test", "valid"):
         lines += [*table(results, split), ""]
     pairs = compare_pairs(run / "evaluation" / "sft-test.json", run / "evaluation" / "rl-test.json")

@@ -1,0 +1,1 @@
+"""Attention over prompts and their responses on one flat row."""
