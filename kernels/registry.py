@@ -47,14 +47,15 @@ class Kernel:
 REFERENCE = Kernel("reference")
 NATIVE = Kernel("native", ("cpu",), compiled=True)
 TRITON = Kernel("triton_gpu", ("cuda",), needs=("triton",))
+ASCEND = Kernel("ascend", ("npu",), needs=("triton", "torch_npu"))
 CHUNKED = Kernel("chunked")
 EXPLICIT = Kernel("explicit")
 PADDED = Kernel("padded")
 
 KERNELS: dict[str, tuple[Kernel, ...]] = {
-    "linear_logp": (TRITON, CHUNKED, REFERENCE),
+    "linear_logp": (TRITON, ASCEND, CHUNKED, REFERENCE),
     "gmean_ratio": (TRITON, REFERENCE),
-    "boundary_select": (TRITON, REFERENCE),
+    "boundary_select": (TRITON, ASCEND, REFERENCE),
     "pack_active": (TRITON, REFERENCE),
     "rms_norm": (NATIVE, REFERENCE),
     "swiglu": (NATIVE, REFERENCE),

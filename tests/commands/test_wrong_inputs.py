@@ -332,7 +332,7 @@ RL = [
     setting("unknown rollout", "rl.rollout.kind=beams", "did you mean 'beam'", command=RUN),
     setting("unknown reward", 'rl.rewards=[{kind="hits"}]', "rl.rewards.0", "did you mean 'hit'", command=RUN),
     setting("unknown signal", "rl.signal.kind=zscore", "rl.signal.kind", "'group_zscore'", command=RUN),
-    setting("unknown objective", "rl.objective.kind=gpro", "did you mean 'grpo'", command=RUN),
+    setting("unknown objective", "rl.objective.kind=grp", "did you mean 'grpo'", command=RUN),
     setting("unknown option of a rollout", "rl.rollout.group=4", "did you mean 'group_size'", command=RUN),
     setting("a group of one", "rl.rollout.group_size=1", "rl.rollout.group_size", command=RUN),
     setting("unknown option of a reward", 'rl.rewards=[{kind="hit",weigth=2}]', "did you mean 'weight'", command=RUN),
