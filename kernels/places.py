@@ -33,7 +33,8 @@ class Places:
     @classmethod
     def where(cls, real: Tensor) -> Places:
         """[B, P] bool: the places that hold a token."""
-        return cls(*real.shape, real.flatten().nonzero().squeeze(1))
+        rows, width = real.shape
+        return cls(rows, width, real.flatten().nonzero().squeeze(1))
 
     @property
     def count(self) -> int:

@@ -10,8 +10,8 @@ from torch import Tensor
 from recrl.data.ragged import Ragged
 from recrl.groups import PromptBatch, RolloutGroups, Targets
 from recrl.kernels.ops import Ops
-from recrl.signals.base import SignalContext
 from recrl.sids.trie import Trie, build_trie
+from recrl.signals.base import SignalContext
 
 OPS = Ops.pick("cpu")
 

@@ -6,7 +6,7 @@ Autograd keeps four such matrices and walks them a dozen times; here it is one, 
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,8 +27,9 @@ def prefix_attention(
 ) -> Tensor:
     """See ``reference.prefix_attention``."""
     states = (query, prompt_key, prompt_value, own_key, own_value)
-    out = _PrefixAttention.apply(*(part.float() for part in states), prompt_length, scaling)
-    return cast(Tensor, out).to(query.dtype)
+    wide = [part.float() for part in states]
+    out: Tensor = _PrefixAttention.apply(*wide, prompt_length, scaling)  # type: ignore[no-untyped-call]
+    return out.to(query.dtype)
 
 
 class _PrefixAttention(torch.autograd.Function):

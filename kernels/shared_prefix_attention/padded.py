@@ -13,8 +13,10 @@ from recrl.kernels.shared_prefix_attention.rows import PrefixRows
 def shared_prefix_attention(query: Tensor, key: Tensor, value: Tensor, rows: PrefixRows, *, scaling: float) -> Tensor:
     """See ``reference.shared_prefix_attention``."""
     places = rows.prompts
-    prompt = [places.padded(states[: places.count]).transpose(1, 2) for states in (query, key, value)]
-    seen = places.flat(_causal(*prompt, scaling).transpose(1, 2))
+    prompt_query, prompt_key, prompt_value = (
+        places.padded(states[: places.count]).transpose(1, 2) for states in (query, key, value)
+    )
+    seen = places.flat(_causal(prompt_query, prompt_key, prompt_value, scaling).transpose(1, 2))
     grid, group = rows.responses
     if not grid.count:
         return seen.to(query.dtype)
@@ -23,7 +25,7 @@ def shared_prefix_attention(query: Tensor, key: Tensor, value: Tensor, rows: Pre
         for states in (query, key, value)
     ]  # [B, H or J, W, K, D]
     op = pick("prefix_attention", query.device.type).prefix_attention
-    response = op(own[0], prompt[1], prompt[2], rows.prompt_length, own[1], own[2], scaling=scaling)
+    response: Tensor = op(own[0], prompt_key, prompt_value, rows.prompt_length, own[1], own[2], scaling=scaling)
     return torch.cat([seen.to(query.dtype), grid.flat(response.permute(0, 2, 3, 1, 4).flatten(1, 2))])
 
 

@@ -116,9 +116,9 @@ def _attention(
 ) -> tuple[Tensor, None]:
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     layer: Any = module.layer_idx
-    flat = [states.transpose(1, 2).flatten(0, 1) for states in (query, key, value)]
+    query, key, value = (states.transpose(1, 2).flatten(0, 1) for states in (query, key, value))
     with torch.autocast(query.device.type, enabled=False):
-        out = layout.attend(int(layer), *flat, scale)
+        out = layout.attend(int(layer), query, key, value, scale)
     return out.unsqueeze(0).to(value.dtype), None
 
 
