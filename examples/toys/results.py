@@ -59,7 +59,8 @@ def section(run: Path) -> list[str]:
     torch, threads = environment["packages"]["torch"], config["run"]["threads"]
     lines += [f"{environment['cpus']} CPU cores, {threads} in use, torch {torch}.", "", *stages(run), ""]
     for split in ("test", "valid"):
-        lines += [*table(results, split), ""]
+        if any(result.split == split for result in results):
+            lines += [*table(results, split), ""]
     pairs = compare_pairs(run / "evaluation" / "sft-test.json", run / "evaluation" / "rl-test.json")
     if pairs:
         found = pairs["ndcg@10"]

@@ -47,7 +47,7 @@ class _PrefixAttention(torch.autograd.Function):
         batch, heads, group, new, size = query.shape
         key_heads, width = prompt_key.shape[1:3]
         grouped = (query * scaling).contiguous().view(batch, key_heads, heads // key_heads, group, new, size)
-        flat = grouped.view(batch, key_heads, -1, size)
+        flat = grouped.view(batch, key_heads, grouped.shape[2] * group * new, size)
         scores = flat.new_empty(*flat.shape[:3], width + own_key.shape[3])
         to_prompt, to_own = _parts(scores, width, grouped.shape[2:5])
         to_prompt.copy_(flat @ prompt_key.transpose(-1, -2))
@@ -65,7 +65,7 @@ class _PrefixAttention(torch.autograd.Function):
         grouped, prompt_key, prompt_value, own_key, own_value, weight, out = ctx.saved_tensors
         width = prompt_key.shape[2]
         gradient = gradients[0].contiguous().view(out.shape)
-        flat_gradient = gradient.view(*weight.shape[:3], -1)
+        flat_gradient = gradient.view(*weight.shape[:3], gradient.shape[-1])
         of_scores = torch.empty_like(weight)
         to_prompt, to_own = _parts(of_scores, width, out.shape[2:5])
         to_prompt.copy_(flat_gradient @ prompt_value.transpose(-1, -2))
@@ -73,7 +73,7 @@ class _PrefixAttention(torch.autograd.Function):
         delta = (gradient * out).sum(-1).view(*weight.shape[:3], 1)
         of_scores.sub_(delta).mul_(weight)
         from_prompt, from_own = _parts(weight, width, out.shape[2:5])
-        flat = grouped.view(*weight.shape[:3], -1)
+        flat = grouped.view(*weight.shape[:3], grouped.shape[-1])
         of_query = (to_prompt @ prompt_key).view_as(grouped) + _sums(to_own, own_key)
         return (
             of_query.mul_(ctx.scaling).view(gradients[0].shape),
