@@ -20,12 +20,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from recrl.kernels.ops import Ops
 from recrl.kernels.registry import load, pick
+from recrl.kernels.shared_prefix_attention.rows import PrefixRows
 from recrl.models.checkpoint import use_layouts
 from recrl.models.fused import OPS, fuse
-from recrl.models.places import Places
 from recrl.models.presets import preset_model
-from recrl.models.shared_prefix import Causal
+from recrl.models.shared_prefix import Packed
 
 TOKENS = 2500
 HEADS = 4
@@ -98,14 +99,14 @@ def step_of(kernels: dict[str, ModuleType] | None, dtype: torch.dtype) -> Callab
     use_layouts(model)
     if kernels is not None:
         fuse(model, kernels)
-    rows = Places.of(torch.full((TOKENS // 50,), 50))
+    layout = Packed(PrefixRows.alone(torch.full((TOKENS // 50,), 50)), Ops.pick("cpu"))
     ids = torch.randint(0, VOCABULARY, (1, TOKENS))
     positions = (rows.index % rows.width)[None]
 
     def run() -> None:
         model.zero_grad()
         with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-            states = model.model(ids, position_ids=positions, use_cache=False, layout=Causal(rows)).last_hidden_state
+            states = model.model(ids, position_ids=positions, use_cache=False, layout=layout).last_hidden_state
             logits = states[0] @ model.get_output_embeddings().weight.t()
         F.cross_entropy(logits.float(), ids[0]).backward()
 

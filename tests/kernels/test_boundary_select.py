@@ -71,13 +71,14 @@ def test_the_worked_group_before_and_after_repair(kernel: ModuleType, shared: Pa
     assert pair(kernel, reward, score, [-1.0] * 4, named) == (anchor, 0)
 
 
-@pytest.mark.parametrize("place", [0, 1])
+@pytest.mark.parametrize("place", [0, 1, 64])  # 64 meets 0 in a kernel that works in steps of 32 or 64
 def test_an_undefined_score_at_the_boundary_leaves_no_pair(kernel: ModuleType, place: int) -> None:
     # NaN among those that tie so far equals no maximum, so no response has it; below the boundary it does no harm
-    score = [0.5, 0.5, 0.5]
+    score = [0.5] * 65
     score[place] = NAN
-    assert pair(kernel, [0.0, 0.0, 1.0], score, [-1.0] * 3) == (2, -1)
-    assert pair(kernel, [1.0, 1.0, 2.0], score, [-1.0] * 3) == (2, -1)
+    logp = [-1.0] * 66
+    assert pair(kernel, [0.0] * 65 + [1.0], [*score, 0.5], logp) == (65, -1)
+    assert pair(kernel, [1.0] * 65 + [2.0], [*score, 0.5], logp) == (65, -1)
 
 
 def groups(number: int, group: int, dtype: torch.dtype, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
