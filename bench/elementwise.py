@@ -101,7 +101,7 @@ def step_of(kernels: dict[str, ModuleType] | None, dtype: torch.dtype) -> Callab
         fuse(model, kernels)
     layout = Packed(PrefixRows.alone(torch.full((TOKENS // 50,), 50)), Ops.pick("cpu"))
     ids = torch.randint(0, VOCABULARY, (1, TOKENS))
-    positions = (rows.index % rows.width)[None]
+    positions = layout.rows.positions[None]
 
     def run() -> None:
         model.zero_grad()
