@@ -11,7 +11,7 @@ from recrl.evaluation.results import EvaluationResult, compare_pairs, load_resul
 
 INTRODUCTION = """# Results
 
-Written by `make example-toys` (`run.sh`, `results.py`) from the files of the runs. Leave-one-out, full ranking over the
+Written by `results.py` from the files of the runs that `make example-toys` does. Leave-one-out, full ranking over the
 catalogue, history of 20 items, from scratch, no pretrained weights. Nothing of the history is removed, but for the rows
 named `-new`, whose lists leave out what the history holds: nobody reviews an item twice. In brackets 95 % bootstrap
 intervals over users. Both data sets use `toys.toml`; only the paths and the number of threads differ.
