@@ -31,7 +31,7 @@ from recrl.errors import DataError, UserError
 from recrl.evaluation import diversity, metrics
 from recrl.evaluation.metrics import PerUser
 from recrl.evaluation.protocols import Ranking, length_batches, no_targets, prompt_batch, rank
-from recrl.evaluation.results import EvaluationResult, Metric, measured, save_result, table_order
+from recrl.evaluation.results import NEW, EvaluationResult, Metric, measured, save_result, table_order
 from recrl.sids import codes as sid_codes
 from recrl.sids.encoders.tfidf_svd import TFIDF_SVD, TfidfSvdOptions
 from recrl.training import checkpoint
@@ -39,8 +39,6 @@ from recrl.training.setup import World, load_world
 
 logger = logging.getLogger(__name__)
 STAGES = ("sft", "rl")
-NEW = "-new"
-"""After the name of a recommender whose lists leave out what the history holds."""
 LIST_K = 10
 """The list that diversity is measured on."""
 

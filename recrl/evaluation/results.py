@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 
 EXAMPLES_KEY = "examples"
 KIND_ORDER = ("baseline", "model", "optimum")
-NAME_ORDER = ("popularity", "popularity-new", "item_knn", "item_knn-new", "sft", "sft-new", "rl", "rl-new")
+NAME_ORDER = ("popularity", "item_knn", "sft", "rl")
 """Names in the order of a table; others follow by name."""
+NEW = "-new"
+"""After the name of a recommender whose lists leave out what the history holds."""
 ABSENT = "–"
 
 _LABELS = {
@@ -227,7 +229,8 @@ def comparison_tables(results: Sequence[EvaluationResult], metrics: Sequence[str
 
 
 def table_order(result: EvaluationResult) -> tuple[str, int, int, str]:
-    place = NAME_ORDER.index(result.name) if result.name in NAME_ORDER else len(NAME_ORDER)
+    name = result.name.removesuffix(NEW)
+    place = NAME_ORDER.index(name) if name in NAME_ORDER else len(NAME_ORDER)
     return result.split, KIND_ORDER.index(result.kind), place, result.name
 
 
