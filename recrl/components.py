@@ -44,6 +44,8 @@ class Part:
     options: type[Options]
     run: Callable[..., Any]
     source: str = ""
+    refuses: Callable[[Any, Any], str] | None = None
+    """``(own options, the rollout's options)`` -> why the two can't go together, empty where they can."""
 
 
 def load_part(table: Table, kind: str, *, where: str) -> Part:

@@ -8,21 +8,19 @@ model when the run starts, still before anything is written.
 from __future__ import annotations
 
 import json
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from recrl import recipe as recipes
 from recrl.components import Choice
 from recrl.errors import ConfigError, nearest
 from recrl.kernels.registry import KERNELS
+from recrl.layers import merge, override, read_toml
 
 TASKS = ("next", "sid_to_title", "title_to_sid", "titles_to_sid", "sids_to_title", "description_to_sid", "recif")
-RL_TASKS = ("next", "titles_to_sid", "recif")
-"""Tasks about a history that an item's SID answers."""
-RECIPES = Path(__file__).parent / "recipes"
 
 
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -215,17 +213,22 @@ class SftSection(Section):
 
 class RlSection(Section):
     init: Path | None = None
-    """A Hugging Face folder to start from; default: the best checkpoint of this run's SFT."""
+    """A Hugging Face folder to start from; default: what ``start`` says."""
+    start: Literal["sft", "base"] = "sft"
+    """``sft``: the best checkpoint of this run's SFT. ``base``: the model of ``[model]`` as it is, without any SFT."""
     recipe: str | None = None
     """A file of ``recipes/``, or a path ending in .toml. The user's own keys win over it."""
-    task: str = "next"
-    """What is asked for: the next item after SIDs, after titles, or the source's own prompts (``recif``)."""
+    tasks: dict[str, float] = Field(default_factory=lambda: {"next": 1.0})
+    """Task -> weight: how many times a pass over the prompts shows each of its examples (METHODS C-2)."""
     steps: int = Field(100, ge=1)
     """Rollouts, each followed by ``epochs`` x ``mini_batches`` optimiser steps."""
     prompts_per_step: int = Field(64, ge=1)
     """Prompts of a rollout."""
     targets: Literal["last", "any"] = "any"
     """What of a training sequence is asked for: its last item, or an item drawn anew each epoch."""
+    max_gen_batches: int = Field(1, ge=1)
+    """Rollouts of one step at most: groups whose rewards are all equal give way to further prompts until
+    ``prompts_per_step`` groups are left (DAPO's dynamic sampling, METHODS B-6); 1 keeps every group."""
     epochs: int = Field(1, ge=1)
     """Passes over a rollout."""
     mini_batches: int = Field(1, ge=1)
@@ -261,12 +264,11 @@ class RlSection(Section):
     keep: int = Field(2, ge=1)
     """Checkpoints that stay, besides the best."""
 
-    @field_validator("task")
+    @field_validator("tasks")
     @classmethod
-    def _known_task(cls, task: str) -> str:
-        if task not in RL_TASKS:
-            raise ValueError(f"RL has no task {task!r}: {nearest(task, RL_TASKS)}")
-        return task
+    def _known_tasks(cls, tasks: dict[str, float]) -> dict[str, float]:
+        _check_tasks(tasks)
+        return tasks
 
 
 class EvalSection(Section):
@@ -331,7 +333,7 @@ def load(path: Path, overrides: tuple[str, ...] = (), *, recipe: str | None = No
     """
     user = read_toml(path)
     for text in overrides:
-        _override(user, text)
+        override(user, text)
     rl = user.setdefault("rl", {})
     if recipe is not None and isinstance(rl, dict):
         rl["recipe"] = recipe
@@ -362,58 +364,11 @@ def check(values: dict[str, Any], source: str) -> RunConfig:
         raise ConfigError(f"{source}: {found}{more}", why=reason, fix=fix) from None
 
 
-def read_toml(path: Path) -> dict[str, Any]:
-    """The values of a TOML file, unchecked."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"no config at {path}", fix="`recrl config example` prints one") from None
-    except IsADirectoryError:
-        raise ConfigError(f"{path} is a folder", fix="name the TOML file in it") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not TOML", why=str(error), fix="mend that line") from None
-
-
 def read_recipe(name: str) -> dict[str, Any]:
-    """The values of a recipe: the part of a config that names a method."""
-    path = Path(name) if name.endswith(".toml") else RECIPES / f"{name}.toml"
-    if not path.is_file():
-        known = [file.stem for file in RECIPES.glob("*.toml")]
-        raise ConfigError(f"rl.recipe = {name!r}", why="there is no such recipe", fix=nearest(name, known))
-    values = read_toml(path)
-    values.pop("about", None)
-    check(values, str(path))  # on its own, so that an error names the recipe and not the file that asks for it
-    return values
-
-
-def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """``above`` on ``below``, table by table. A part of another ``kind`` replaces the whole part."""
-    if "kind" in above and "kind" in below and above["kind"] != below["kind"]:
-        return above
-    merged = dict(below)
-    for key, value in above.items():
-        both = isinstance(value, dict) and isinstance(below.get(key), dict)
-        merged[key] = merge(below[key], value) if both else value
-    return merged
-
-
-def _override(values: dict[str, Any], text: str) -> None:
-    key, separator, written = text.partition("=")
-    steps = key.strip().split(".")
-    if not separator or len(steps) < 2 or not all(steps):
-        raise ConfigError(f"--set {text}", why="it is not section.key=value", fix="for example --set sft.lr=0.001")
-    try:
-        value = tomllib.loads(f"value = {written}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = written.strip()
-    for step in steps[:-1]:
-        inner = values.setdefault(step, {})
-        if not isinstance(inner, dict):
-            raise ConfigError(
-                f"--set {text}", why=f"{step} is a value, not a section", fix="`recrl config schema` lists the keys"
-            )
-        values = inner
-    values[steps[-1]] = value
+    """The values of a recipe, checked: the part of a config that names a method."""
+    recipe = recipes.read(name)
+    check(recipe.values, recipe.origin)  # on its own, so that an error names the recipe and not the file that asks
+    return recipe.values
 
 
 def _known_keys(location: tuple[int | str, ...]) -> list[str]:

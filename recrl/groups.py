@@ -1,7 +1,8 @@
 """The tensors of one reinforcement-learning step, from prompts to packed active rows.
 
-Letters: B prompts, G responses a prompt (its group), R tokens a response, P tokens a prompt, L SID levels, S targets a
-prompt, M rewards, N active rows. Everything is padded on the right; item indices and codes are padded with -1.
+Letters: B prompts, G responses a prompt (its group), R tokens a response, I items of a slate (1 where a response names
+one item), P tokens a prompt, L SID levels, S targets a prompt, M rewards, N active rows. Everything is padded on the
+right; item indices and codes are padded with -1.
 """
 
 from __future__ import annotations
@@ -37,11 +38,15 @@ class PromptBatch:
         ids: [B, P] token ids.
         length: [B].
         targets: of every prompt.
+        history: [B, H] the items that the user took, oldest first, as many as the prompt may show.
+        start: [B] trie node that responses go on from: a root, or behind the part of the target that is given.
     """
 
     ids: Tensor
     length: Tensor
     targets: Targets
+    history: Tensor
+    start: Tensor
 
     def __len__(self) -> int:
         return len(self.length)
@@ -51,7 +56,7 @@ class PromptBatch:
         length = self.length[rows]
         width = int(length.max()) if len(length) else 0
         targets = Targets(self.targets.items[rows], self.targets.codes[rows])
-        return PromptBatch(self.ids[rows, :width], length, targets)
+        return PromptBatch(self.ids[rows, :width], length, targets, self.history[rows], self.start[rows])
 
 
 @dataclass(frozen=True)
@@ -63,9 +68,10 @@ class RolloutGroups:
         mask: [B, G, R] bool, True where the policy chose the token freely (not given, not padding).
         nodes: [B, G, R] trie node that each token was chosen at.
         logp: [B, G, R] natural log-probability of each token under the rollout.
-        items: [B, G] item that a response names, -1 where there is none.
-        codes: [B, G, L] its SID codes.
+        items: [B, G, I] items that a response names, -1 where there is none.
+        codes: [B, G, I, L] their SID codes.
         exists: [B, G] bool; a prompt with fewer legal responses than G has fewer.
+        hard: [B] bool: no response that was made without help names a target.
     """
 
     prompts: PromptBatch
@@ -76,12 +82,37 @@ class RolloutGroups:
     items: Tensor
     codes: Tensor
     exists: Tensor
+    hard: Tensor
+
+    def select(self, rows: Tensor) -> RolloutGroups:
+        """The groups of some prompts."""
+        return RolloutGroups(
+            self.prompts.select(rows),
+            self.tokens[rows],
+            self.mask[rows],
+            self.nodes[rows],
+            self.logp[rows],
+            self.items[rows],
+            self.codes[rows],
+            self.exists[rows],
+            self.hard[rows],
+        )
+
+    @property
+    def item_hits(self) -> Tensor:
+        """[B, G, I] bool: the item is one of the prompt's targets."""
+        named = (self.items.unsqueeze(-1) == self.prompts.targets.items[:, None, None]).any(-1)
+        return named & self.exists.unsqueeze(-1) & (self.items >= 0)
 
     @property
     def hits(self) -> Tensor:
         """[B, G] bool: the response names one of the prompt's targets."""
-        named = (self.items.unsqueeze(-1) == self.prompts.targets.items.unsqueeze(1)).any(-1)
-        return named & self.exists & (self.items >= 0)
+        return self.item_hits.any(-1)
+
+    @property
+    def names(self) -> Tensor:
+        """[B, G] bool: the response names an item at all."""
+        return self.exists & (self.items >= 0).any(-1)
 
 
 @dataclass(frozen=True)
@@ -113,6 +144,8 @@ class PackedGroups:
         slot: [N] place of a row among its prompt's rows.
         tokens, mask, nodes: [N, R], as in ``RolloutGroups``.
         advantage: [N].
+        slate_size: [N] items that the row names.
+        slate_entropy: [N] entropy of their categories in nats, NaN where it names none.
         logp_old, logp_ref: [N, R], or None where they were not computed.
     """
 
@@ -123,6 +156,8 @@ class PackedGroups:
     mask: Tensor
     nodes: Tensor
     advantage: Tensor
+    slate_size: Tensor
+    slate_entropy: Tensor
     logp_old: Tensor | None = None
     logp_ref: Tensor | None = None
 
@@ -169,6 +204,8 @@ class PackedGroups:
             self.mask[rows],
             self.nodes[rows],
             self.advantage[rows],
+            self.slate_size[rows],
+            self.slate_entropy[rows],
             None if self.logp_old is None else self.logp_old[rows],
             None if self.logp_ref is None else self.logp_ref[rows],
         )
@@ -194,9 +231,14 @@ def token_cuts(sizes: list[int], token_budget: int) -> list[int]:
     return [*stops, len(sizes)] if sizes else []
 
 
-def pack_active(signal: Signal, ops: Ops) -> PackedGroups:
-    """Gather the active rows and their prompts (ReCast's physical filtering); inactive rows are gone from here on."""
+def pack_active(signal: Signal, ops: Ops, entropy: Tensor | None = None) -> PackedGroups:
+    """Gather the active rows and their prompts (ReCast's physical filtering); inactive rows are gone from here on.
+
+    Args:
+        entropy: [B, G] slate entropies of the signal's groups; NaN, not known, where none is given.
+    """
     groups = signal.groups
+    known = torch.full_like(signal.advantage, float("nan")) if entropy is None else entropy
     kept, prompt_of, slot, response = ops.pack_active(signal.active)
     prompt = kept[prompt_of]
     return PackedGroups(
@@ -207,4 +249,25 @@ def pack_active(signal: Signal, ops: Ops) -> PackedGroups:
         groups.mask[prompt, response],
         groups.nodes[prompt, response],
         signal.advantage[prompt, response],
+        (groups.items[prompt, response] >= 0).sum(-1),
+        known[prompt, response],
     )
+
+
+def slate_entropy(items: Tensor, category: Tensor) -> Tensor:
+    """Entropy of the categories of a slate's valid items, in nats (SAGE, METHODS A-4).
+
+    An item that stands twice counts twice: that is homogeneity. NaN where no item is valid: a failure of format says
+    nothing of diversity.
+
+    Args:
+        items: [..., I] item indices, -1 where there is none.
+        category: [items] category number of every item.
+    """
+    valid = items >= 0
+    kind = torch.where(valid, category[items.clamp(min=0)], -1)
+    same = (kind.unsqueeze(-1) == kind.unsqueeze(-2)) & valid.unsqueeze(-1) & valid.unsqueeze(-2)
+    share = same.sum(-1) / valid.sum(-1, keepdim=True)  # of an item's category; 0 / 0 is NaN where no item is valid
+    log_share = torch.where(valid, share, 1.0).log()
+    # -sum over categories of p ln p = -mean over items of ln p of the item's own category.
+    return -log_share.sum(-1) / valid.sum(-1)

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from recrl.components import Choice
 from recrl.data.ragged import Ragged
 from recrl.groups import PromptBatch, RolloutGroups, Targets
 from recrl.kernels.ops import Ops
+from recrl.rewards.base import RewardContext
 from recrl.sids.trie import Trie, build_trie
 from recrl.signals.base import SignalContext
 
 OPS = Ops.pick("cpu")
+
+
+def _no_scorer(choice: Choice) -> Callable[[Tensor], Tensor]:
+    raise AssertionError(f"no test of this kind fits a scorer: {choice}")
+
+
+REWARD_CONTEXT = RewardContext(torch.arange(16) % 4, torch.linspace(0, 1, 16), _no_scorer)
+"""Item ``i`` of 16 is of category ``i % 4`` and its engagement is ``i / 15``."""
 
 
 def small_trie(items: int = 16) -> Trie:
@@ -45,14 +56,29 @@ def groups_of(
     width = int(length.max())
     ids = torch.arange(batch * width).view(batch, width) + 100
     prompts = PromptBatch(
-        torch.where(torch.arange(width) < length[:, None], ids, 0), length, Targets(asked, codes_of(asked))
+        torch.where(torch.arange(width) < length[:, None], ids, 0),
+        length,
+        Targets(asked, codes_of(asked)),
+        torch.full((batch, 1), -1),
+        torch.zeros(batch, dtype=torch.long),
     )
     tokens = torch.arange(batch * group * 3).view(batch, group, 3)
     mask = real.unsqueeze(-1).expand(-1, -1, 3).clone()
     mask[..., 2] &= named % 2 == 0
-    return RolloutGroups(
-        prompts, tokens, mask, tokens + 1000, torch.zeros(batch, group, 3), named, codes_of(named), real
+    named = named.unsqueeze(-1)
+    nothing = torch.zeros(batch, group, 3)
+    groups = RolloutGroups(
+        prompts,
+        tokens,
+        mask,
+        tokens + 1000,
+        nothing,
+        named,
+        codes_of(named),
+        real,
+        torch.zeros(batch, dtype=torch.bool),
     )
+    return replace(groups, hard=~groups.hits.any(1))
 
 
 def codes_of(items: Tensor) -> Tensor:

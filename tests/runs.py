@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from recrl.config import RunConfig, check, merge
+from recrl.config import RunConfig, check
+from recrl.layers import merge
 from recrl.data import dataset as datasets
 from recrl.data.prepare import prepare
 from recrl.sids import codes

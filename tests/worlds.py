@@ -63,7 +63,10 @@ def tiny_prompts(policy: TransformersPolicy, lengths: list[int], seed: int = 0, 
     ids = torch.where(torch.arange(max(lengths)) < length[:, None], ids, 0)
     target = torch.randint(0, items, (len(lengths), 1), generator=generator)
     codes = torch.from_numpy(tiny_index(items, seed=seed).codes).long()
-    return PromptBatch(ids, length, Targets(target, codes[target]))
+    nothing = torch.full((len(lengths), 1), -1)
+    return PromptBatch(
+        ids, length, Targets(target, codes[target]), nothing, torch.zeros(len(lengths), dtype=torch.long)
+    )
 
 
 def tiny_codes(items: int = 40, seed: int = 0) -> torch.Tensor:

@@ -81,7 +81,7 @@ def measure(size: WorldSize, setting: Setting) -> Case:
     width = size.group
     theirs = TransformersBeam(stock.eval(), world.trie, prompts, width)
     responses = beam_search(policy, world.trie, prompts, width)
-    difference = check_same(Found(responses.items, responses.score), theirs.found())
+    difference = check_same(Found(responses.items[..., 0], responses.score), theirs.found())
     times = interleave(
         {"ours": lambda: beam_search(policy, world.trie, prompts, width), "theirs": theirs.search}, setting.repeats
     )

@@ -136,10 +136,8 @@ def our_loss(rl: Rl, batch: PackedGroups) -> tuple[Tensor, Tensor]:
     """The loss of an optimiser step, and the log-probabilities."""
     objective, options = rl.method.objective, rl.method.objective_options
     logp, _ = rl.policy.logp(batch)
-    assert batch.logp_old is not None
-    inputs = ObjectiveInputs(batch.logp_old, None, batch.advantage, batch.mask, rl.policy.ops)
-    total, _ = objective.run(logp, inputs, options)
-    return total / objective.units(batch.mask, options), logp
+    total, _ = objective.run(logp, ObjectiveInputs.of(batch, logp, rl.policy.ops, {}), options)
+    return total / objective.units(batch, options), logp
 
 
 def check_equal(rl: Rl, peer: Peer, batch: PackedGroups) -> tuple[float, tuple[float, float]]:

@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from recrl.config import RunConfig, check, merge
+from recrl.config import RunConfig, check
 from recrl.data import dataset as datasets
 from recrl.data.dataset import Catalog, Dataset, Examples, Sequences
 from recrl.data.ragged import Ragged
+from recrl.layers import merge
 from recrl.models.checkpoint import save_folder
 from recrl.seeding import generator
 from recrl.sids import codes as sid_codes

@@ -103,6 +103,18 @@ class Examples:
     def empty(cls) -> Examples:
         return cls.plain(np.zeros(0, np.int32), Ragged.from_lists([]), Ragged.from_lists([]))
 
+    @classmethod
+    def join(cls, parts: Sequence[Examples]) -> Examples:
+        """One behind the other."""
+        return cls(
+            np.concatenate([part.users for part in parts]),
+            Ragged.join([part.history for part in parts]),
+            Ragged.join([part.targets for part in parts]),
+            [task for part in parts for task in part.tasks],
+            [prompt for part in parts for prompt in part.prompts],
+            np.concatenate([part.labels for part in parts]),
+        )
+
     def select(self, rows: NDArray[np.int64]) -> Examples:
         return Examples(
             self.users[rows],

@@ -28,6 +28,12 @@ class Ragged:
         flat = [value for row in rows for value in row]
         return cls(np.asarray(flat, np.int32), offsets)
 
+    @classmethod
+    def join(cls, parts: Sequence[Ragged]) -> Ragged:
+        """One behind the other."""
+        lengths = np.concatenate([part.lengths for part in parts])
+        return cls(np.concatenate([part.values for part in parts]), np.concatenate([[0], np.cumsum(lengths)]))
+
     def __len__(self) -> int:
         return len(self.offsets) - 1
 

@@ -30,7 +30,7 @@ from recrl.data.prompts import LABELS
 from recrl.errors import DataError, UserError
 from recrl.evaluation import diversity, metrics
 from recrl.evaluation.metrics import PerUser
-from recrl.evaluation.protocols import Ranking, length_batches, no_targets, prompt_batch, rank
+from recrl.evaluation.protocols import PromptTable, Ranking, length_batches, rank
 from recrl.evaluation.results import NEW, EvaluationResult, Metric, measured, save_result, table_order
 from recrl.sids import codes as sid_codes
 from recrl.sids.encoders.tfidf_svd import TFIDF_SVD, TfidfSvdOptions
@@ -283,9 +283,9 @@ def label_scores(policy: TransformersPolicy, world: World, examples: Examples) -
     prompts = world.writer.prompts(examples)
     words = torch.tensor([world.writer.label_token(label) for label in range(len(LABELS))], device=policy.device)
     scores = np.empty(len(prompts))
-    targets = no_targets(len(prompts))
+    table = PromptTable.asking_nothing(prompts)
     for rows in length_batches(prompts, policy.token_budget, 0):
-        _, hidden = policy.prefill(prompt_batch(prompts, targets, rows, policy.device))
+        _, hidden = policy.prefill(table.batch(rows, policy.device))
         logits = policy.candidate_logits(hidden, words.expand(len(rows), 1, -1))
         scores[rows] = logits.softmax(-1)[:, 0, 1].double().cpu().numpy()
     return scores

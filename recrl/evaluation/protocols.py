@@ -44,14 +44,43 @@ class Ranking:
         return Ranking(self.items[:, :k], self.scores[:, :k])
 
 
-def prompt_batch(ids: Ragged, targets: Targets, rows: NDArray[np.int64], device: torch.device) -> PromptBatch:
-    """Some rows of a prompt table as a padded batch."""
-    chosen = ids.select(rows)
-    return PromptBatch(
-        torch.from_numpy(chosen.padded(0)).to(device),
-        torch.from_numpy(chosen.lengths).to(device),
-        Targets(targets.items[rows].to(device), targets.codes[rows].to(device)),
-    )
+@dataclass(frozen=True)
+class PromptTable:
+    """Prompts in rows, and what an answer is measured by.
+
+    Attributes:
+        ids: token ids.
+        targets: of every prompt, on the CPU.
+        history: items that the user took, as many as a prompt may show.
+        root: [rows] number of the trie's root that a response begins at.
+    """
+
+    ids: Ragged
+    targets: Targets
+    history: Ragged
+    root: NDArray[np.int64]
+
+    @classmethod
+    def asking_nothing(cls, ids: Ragged) -> PromptTable:
+        """Prompts whose answers nobody measures."""
+        rows = len(ids)
+        targets = Targets(torch.full((rows, 1), -1), torch.full((rows, 1, 1), -1))
+        nothing = Ragged(np.zeros(0, np.int32), np.zeros(rows + 1, np.int64))
+        return cls(ids, targets, nothing, np.zeros(rows, np.int64))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def batch(self, rows: NDArray[np.int64], device: torch.device) -> PromptBatch:
+        """Some rows as a padded batch."""
+        ids, history = self.ids.select(rows), self.history.select(rows)
+        return PromptBatch(
+            torch.from_numpy(ids.padded(0)).to(device),
+            torch.from_numpy(ids.lengths).to(device),
+            Targets(self.targets.items[rows].to(device), self.targets.codes[rows].to(device)),
+            torch.from_numpy(history.padded(-1).astype(np.int64)).to(device),
+            torch.from_numpy(self.root[rows]).to(device),
+        )
 
 
 def padded_targets(targets: Ragged, codes: Tensor) -> Targets:
@@ -61,11 +90,6 @@ def padded_targets(targets: Ragged, codes: Tensor) -> Targets:
         items = np.full((len(targets), 1), -1)
     named = torch.from_numpy(items)
     return Targets(named, torch.where((named >= 0).unsqueeze(-1), codes[named.clamp(min=0)], -1))
-
-
-def no_targets(prompts: int) -> Targets:
-    """For prompts whose answer nobody asks for."""
-    return Targets(torch.full((prompts, 1), -1), torch.full((prompts, 1, 1), -1))
 
 
 def length_batches(ids: Ragged, token_budget: int, width: int) -> list[NDArray[np.int64]]:
@@ -96,11 +120,11 @@ def rank(policy: Policy, trie: Trie, prompts: Ragged, width: int, k: int) -> Ran
         raise ValueError(f"{k} items need as many beams, not {width}")
     items = np.full((len(prompts), k), -1, np.int64)
     scores = np.full((len(prompts), k), -np.inf, np.float32)
-    nothing = no_targets(len(prompts))
+    table = PromptTable.asking_nothing(prompts)
     for rows in length_batches(prompts, policy.token_budget, width):
-        found = beam_search(policy, trie, prompt_batch(prompts, nothing, rows, policy.device), width)
+        found = beam_search(policy, trie, table.batch(rows, policy.device), width)
         kept = min(k, found.items.shape[1])
-        items[rows, :kept] = found.items[:, :kept].cpu().numpy()
+        items[rows, :kept] = found.items[:, :kept, 0].cpu().numpy()
         score = torch.where(found.exists, found.score, float("-inf"))
         scores[rows, :kept] = score[:, :kept].cpu().numpy()
     return Ranking(items, scores)

@@ -6,8 +6,8 @@ micro-batches gives the same gradient. Letters: N rows, R tokens a response.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,7 +15,10 @@ from pydantic import Field
 from torch import Tensor
 
 from recrl.components import Options, Part
+from recrl.groups import PackedGroups
 from recrl.kernels.ops import Ops
+
+State = Mapping[str, float]
 
 MAX_LOG_RATIO = 20.0
 """Log-ratios are clamped to this before ``exp`` (METHODS, rule 2)."""
@@ -32,10 +35,14 @@ class ObjectiveInputs:
 
     Attributes:
         logp_old: [N, R] under the policy that made the rollout.
-        logp_ref: [N, R] under the reference, None where ``kl_beta`` is 0.
+        logp_ref: [N, R] under the reference, None where the run has none.
         advantage: [N].
         mask: [N, R] bool.
         ops: the kernels of the run.
+        prompt_of: [N] prompt of every row, ascending; all rows of a prompt are here together.
+        slate_size: [N] items that the row names.
+        slate_entropy: [N] entropy of their categories in nats, NaN where it names none.
+        state: what ``Objective.observe`` and ``Objective.adapt`` returned.
     """
 
     logp_old: Tensor
@@ -43,16 +50,49 @@ class ObjectiveInputs:
     advantage: Tensor
     mask: Tensor
     ops: Ops
+    prompt_of: Tensor
+    slate_size: Tensor
+    slate_entropy: Tensor
+    state: State = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, rows: PackedGroups, logp: Tensor, ops: Ops, state: State) -> ObjectiveInputs:
+        """The inputs of some rows; without old log-probabilities the present ones stand for them."""
+        old = logp.detach() if rows.logp_old is None else rows.logp_old
+        return cls(
+            old, rows.logp_ref, rows.advantage, rows.mask, ops,
+            rows.prompt_of, rows.slate_size, rows.slate_entropy, state,
+        )  # fmt: skip
+
+
+def _weighs_kl(options: ObjectiveOptions) -> bool:
+    return options.kl_beta > 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Objective(Part):
     """A loss ``run(logp, inputs, options) -> (sum, report)`` and the number that the sum is divided by.
 
-    ``units`` maps a mini-batch's mask to that number; ``report`` holds sums over tokens (keys of ``actor/``).
+    ``report`` holds sums over tokens (keys of ``actor/``), ``tokens`` among them.
+
+    Attributes:
+        units: ``(rows of an optimiser step, options)`` -> that number.
+        needs_reference: ``options`` -> whether the loss reads the reference.
+        observe: once a rollout ``(state, [B, G] slate entropies, options)`` -> the state that its losses see, and that
+            comes back at the next rollout; checkpoints hold it.
+        adapt: once an optimiser step ``(log-ratio [N, R], rows, options)`` -> what only all rows together tell; it goes
+            on top of the state for that step.
     """
 
-    units: Callable[[Tensor, Any], Tensor]
+    units: Callable[[PackedGroups, Any], Tensor]
+    needs_reference: Callable[[Any], bool] = _weighs_kl
+    observe: Callable[[State, Tensor, Any], State] | None = None
+    adapt: Callable[[Tensor, PackedGroups, Any], State] | None = None
+
+
+def rows_with_tokens(rows: PackedGroups, options: ObjectiveOptions) -> Tensor:  # noqa: ARG001
+    """The units of a mean over rows."""
+    return rows.mask.any(1).sum()
 
 
 def log_ratio(logp: Tensor, base: Tensor, mask: Tensor) -> Tensor:

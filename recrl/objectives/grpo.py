@@ -8,7 +8,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from recrl.objectives.base import Objective, ObjectiveInputs, ObjectiveOptions, k3, log_ratio
+from recrl.groups import PackedGroups
+from recrl.objectives.base import Objective, ObjectiveInputs, ObjectiveOptions, k3, log_ratio, rows_with_tokens
 
 
 class GrpoOptions(ObjectiveOptions):
@@ -53,9 +54,9 @@ def grpo(logp: Tensor, inputs: ObjectiveInputs, options: GrpoOptions) -> tuple[T
     return per_token.sum(), {name: value.detach() for name, value in report.items()}
 
 
-def units(mask: Tensor, options: GrpoOptions) -> Tensor:
+def units(rows: PackedGroups, options: GrpoOptions) -> Tensor:
     """Rows that have a token, or tokens."""
-    return mask.any(1).sum() if options.average == "row" else mask.sum()
+    return rows_with_tokens(rows, options) if options.average == "row" else rows.mask.sum()
 
 
 GRPO = Objective(GrpoOptions, grpo, source="arXiv:2402.03300", units=units)

@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from recrl.objectives.base import MAX_LOG_RATIO, Objective, ObjectiveInputs, ObjectiveOptions, k3
+from recrl.objectives.base import MAX_LOG_RATIO, Objective, ObjectiveInputs, ObjectiveOptions, k3, rows_with_tokens
 
 
 class GspoOptions(ObjectiveOptions):
@@ -43,9 +43,4 @@ def gspo(logp: Tensor, inputs: ObjectiveInputs, options: GspoOptions) -> tuple[T
     return torch.where(length > 0, per_row, 0.0).sum(), {name: value.detach() for name, value in report.items()}
 
 
-def units(mask: Tensor, options: GspoOptions) -> Tensor:  # noqa: ARG001
-    """Rows that have a token."""
-    return mask.any(1).sum()
-
-
-GSPO = Objective(GspoOptions, gspo, source="arXiv:2507.18071", units=units)
+GSPO = Objective(GspoOptions, gspo, source="arXiv:2507.18071", units=rows_with_tokens)

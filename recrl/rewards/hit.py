@@ -6,10 +6,10 @@ from torch import Tensor
 
 from recrl.components import Part
 from recrl.groups import RolloutGroups
-from recrl.rewards.options import RewardOptions
+from recrl.rewards.base import RewardContext, RewardOptions
 
 
-def hit(groups: RolloutGroups, options: RewardOptions) -> Tensor:  # noqa: ARG001
+def hit(groups: RolloutGroups, options: RewardOptions, context: RewardContext) -> Tensor:  # noqa: ARG001
     """[B, G] float32, by item and not by SID text."""
     return groups.hits.float()
 

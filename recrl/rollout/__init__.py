@@ -1,4 +1,7 @@
-"""Prompts -> groups of legal responses. ``ROLLOUTS`` names the ways."""
+"""Prompts -> groups of legal responses. ``ROLLOUTS`` names the ways.
+
+A rollout is ``run(prompts, options, context) -> RolloutGroups``; its options are ``RolloutOptions`` or more.
+"""
 
 ROLLOUTS = {
     "beam": "recrl.rollout.beam:BEAM",

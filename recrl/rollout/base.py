@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from recrl.backends.policy import Policy
 from recrl.components import Options
-from recrl.groups import PromptBatch, RolloutGroups
+from recrl.groups import PromptBatch, RolloutGroups, Targets
+from recrl.sids.trie import Trie
 
 PER_TOKEN = frozenset({"tokens", "mask", "nodes", "logp"})
 
@@ -16,6 +20,27 @@ PER_TOKEN = frozenset({"tokens", "mask", "nodes", "logp"})
 class RolloutOptions(Options):
     group_size: int = Field(16, ge=2)
     """Responses a prompt."""
+    slate_size: int = Field(1, ge=1)
+    """Items that a response names, one behind the other."""
+
+
+@dataclass(frozen=True)
+class RolloutContext:
+    """The surroundings of one step.
+
+    Attributes:
+        trie: of the legal responses.
+        codes: [items, L] SID codes.
+        seed: of this step's random numbers.
+        step, steps: rollouts done, and those that the run does in all.
+    """
+
+    policy: Policy
+    trie: Trie
+    codes: Tensor
+    seed: int
+    step: int = 0
+    steps: int = 1
 
 
 def split_prompts(prompts: PromptBatch, token_budget: int, group: int) -> list[Tensor]:
@@ -25,29 +50,55 @@ def split_prompts(prompts: PromptBatch, token_budget: int, group: int) -> list[T
     return list(torch.arange(len(prompts), device=prompts.length.device).split(size))
 
 
-def join_groups(parts: list[RolloutGroups], prompts: PromptBatch) -> RolloutGroups:
-    """One batch of groups again."""
+def join_prompts(parts: list[PromptBatch]) -> PromptBatch:
+    """One batch of prompts."""
+
+    def joined(tensors: list[Tensor], fill: int) -> Tensor:
+        width = max(tensor.shape[1] for tensor in tensors)
+        return torch.cat([_pad(tensor, (tensor.shape[0], width), fill) for tensor in tensors])
+
+    items = joined([part.targets.items for part in parts], -1)
+    wide, levels = items.shape[1], max(part.targets.codes.shape[2] for part in parts)
+    codes = [_pad(part.targets.codes, (len(part), wide, levels), -1) for part in parts]
+    return PromptBatch(
+        joined([part.ids for part in parts], 0),
+        torch.cat([part.length for part in parts]),
+        Targets(items, torch.cat(codes)),
+        joined([part.history for part in parts], -1),
+        torch.cat([part.start for part in parts]),
+    )
+
+
+def join_groups(parts: list[RolloutGroups]) -> RolloutGroups:
+    """One batch of groups."""
     if len(parts) == 1:
         return parts[0]
-    width = max(part.tokens.shape[1] for part in parts)
+    group = max(part.tokens.shape[1] for part in parts)
     length = max(part.tokens.shape[2] for part in parts)
 
-    def padded(name: str, fill: float) -> Tensor:
+    def joined(name: str, fill: float) -> Tensor:
         tensors: list[Tensor] = [getattr(part, name) for part in parts]
-        joined = []
-        for tensor in tensors:
-            tail = (0, length - tensor.shape[2]) if name in PER_TOKEN else (0, 0)
-            pads = (*tail[: 2 * (tensor.dim() > 2)], 0, width - tensor.shape[1])
-            joined.append(F.pad(tensor, pads, value=fill))
-        return torch.cat(joined)
+        return torch.cat(
+            [
+                _pad(tensor, (len(tensor), group, *((length,) if name in PER_TOKEN else tensor.shape[2:])), fill)
+                for tensor in tensors
+            ]
+        )
 
     return RolloutGroups(
-        prompts,
-        padded("tokens", 0),
-        padded("mask", False),
-        padded("nodes", 0),
-        padded("logp", 0.0),
-        padded("items", -1),
-        padded("codes", -1),
-        padded("exists", False),
+        join_prompts([part.prompts for part in parts]),
+        joined("tokens", 0),
+        joined("mask", False),
+        joined("nodes", 0),
+        joined("logp", 0.0),
+        joined("items", -1),
+        joined("codes", -1),
+        joined("exists", False),
+        torch.cat([part.hard for part in parts]),
     )
+
+
+def _pad(tensor: Tensor, shape: tuple[int, ...], fill: float) -> Tensor:
+    """``tensor`` with ``fill`` behind it in every dimension, up to ``shape``."""
+    pads = [size for have, want in zip(tensor.shape[::-1], shape[::-1], strict=True) for size in (0, want - have)]
+    return F.pad(tensor, pads, value=fill)

@@ -14,9 +14,9 @@ from torch import Tensor
 from recrl.backends.policy import Policy
 from recrl.components import Part
 from recrl.groups import PromptBatch, RolloutGroups
-from recrl.rollout.base import RolloutOptions
-from recrl.rollout.responses import Responses, item_groups
-from recrl.sids.trie import ROOT, Trie
+from recrl.rollout.base import RolloutContext, RolloutOptions
+from recrl.rollout.responses import Responses, Walk, item_groups, slates
+from recrl.sids.trie import Trie
 
 
 @dataclass(frozen=True)
@@ -24,30 +24,31 @@ class _Beams:
     """[B, W] beams after some steps."""
 
     score: Tensor
-    node: Tensor
+    walk: Walk
     tokens: Tensor  # [B, W, steps]
     nodes: Tensor  # [B, W, steps] where each token was chosen
     logps: Tensor  # [B, W, steps]
+    items: Tensor  # [B, W, steps] items that ended there, -1 elsewhere
 
     def is_open(self, trie: Trie) -> Tensor:
-        """[B, W] bool: the beam is real and not at a leaf."""
-        return (trie.count[self.node] > 0) & (self.score > float("-inf"))
+        """[B, W] bool: the beam is real and not finished."""
+        return self.walk.is_open(trie) & (self.score > float("-inf"))
 
 
-def beam_search(policy: Policy, trie: Trie, prompts: PromptBatch, width: int) -> Responses:
+def beam_search(policy: Policy, trie: Trie, prompts: PromptBatch, width: int, slate_size: int = 1) -> Responses:
     """The ``width`` best legal responses to every prompt, best first; fewer where fewer are legal.
 
     Only beams that are still open are computed. Ties go to the lower open beam, then to the lower token, then to beams
     that had finished.
     """
     state, hidden = policy.prefill(prompts)
-    start = hidden.new_zeros(len(prompts), 1, dtype=torch.float32)
-    node = torch.full_like(start, ROOT, dtype=torch.long)
-    empty = node.new_zeros(len(prompts), 1, 0)
-    beams = _Beams(start, node, empty, empty, start.new_zeros(len(prompts), 1, 0))
-    opened = torch.zeros_like(node)  # [B, U] the beams that ``hidden`` belongs to
-    for step in range(trie.depth):
-        beams, slot = _advance(trie, beams, opened, policy, hidden, trie.fanout[step], width)
+    walk = Walk.begin(prompts.start)
+    empty = walk.node.new_zeros(len(prompts), 1, 0)
+    score = hidden.new_zeros(len(prompts), 1, dtype=torch.float32)
+    beams = _Beams(score, walk, empty, empty, score.new_zeros(len(prompts), 1, 0), empty)
+    opened = torch.zeros_like(walk.node)  # [B, U] the beams that ``hidden`` belongs to
+    for step in range(trie.depth * slate_size):
+        beams, slot = _advance(trie, beams, opened, policy, hidden, trie.widest(step, slate_size), width, slate_size)
         unfinished = beams.is_open(trie)
         count = int(unfinished.sum(1).max())
         if count == 0:
@@ -55,19 +56,27 @@ def beam_search(policy: Policy, trie: Trie, prompts: PromptBatch, width: int) ->
         opened = (~unfinished).to(torch.uint8).argsort(dim=1, stable=True)[:, :count]
         token = beams.tokens[:, :, -1].clamp(min=0)
         hidden = policy.extend(state, slot.gather(1, opened), token.gather(1, opened), step)
-    exists = (beams.score > float("-inf")) & (trie.item[beams.node] >= 0)
-    return Responses(beams.tokens, beams.nodes, beams.logps, exists, torch.where(exists, trie.item[beams.node], -1))
+    exists = beams.score > float("-inf")
+    items = torch.where(exists.unsqueeze(-1), slates(beams.items, slate_size), -1)
+    return Responses(beams.tokens, beams.nodes, beams.logps, exists, items)
 
 
 def _advance(
-    trie: Trie, beams: _Beams, opened: Tensor, policy: Policy, hidden: Tensor, fanout: int, width: int
+    trie: Trie,
+    beams: _Beams,
+    opened: Tensor,
+    policy: Policy,
+    hidden: Tensor,
+    fanout: int,
+    width: int,
+    slate_size: int,
 ) -> tuple[_Beams, Tensor]:
     """One level down the trie; returns the new beams, and the place in ``opened`` that each of them came from."""
-    node = beams.node.gather(1, opened)
+    node = beams.walk.node.gather(1, opened)
     open_score = torch.where(beams.is_open(trie), beams.score, float("-inf")).gather(1, opened)
     edge, exists = trie.edges(node, fanout)  # [B, U, C]
     logp = policy.candidate_logp(hidden, trie.token[edge], exists)
-    finished = torch.where(trie.count[beams.node] == 0, beams.score, float("-inf"))  # candidates that stay as they are
+    finished = torch.where(beams.walk.is_open(trie), float("-inf"), beams.score)  # candidates that stay as they are
     total = torch.cat([(open_score.unsqueeze(-1) + logp).flatten(1), finished], 1)
     score, best = _stable_top(total, min(width, total.shape[1]))
     moves = opened.shape[1] * fanout
@@ -76,7 +85,8 @@ def _advance(
     slot = taken // fanout
     parent = torch.where(stays, best - moves, opened.gather(1, slot))
     picked = edge.flatten(1).gather(1, taken)
-    previous = beams.node.gather(1, parent)
+    previous = beams.walk.gather(parent)
+    walk, item = previous.step(trie, picked, ~stays, slate_size)
 
     def path(states: Tensor, new: Tensor) -> Tensor:
         kept = states.gather(1, parent.unsqueeze(-1).expand(-1, -1, states.shape[-1]))
@@ -84,10 +94,11 @@ def _advance(
 
     after = _Beams(
         score,
-        torch.where(stays, previous, picked + 1),
+        walk,
         path(beams.tokens, torch.where(stays, -1, trie.token[picked])),
-        path(beams.nodes, previous),
+        path(beams.nodes, previous.node),
         path(beams.logps, torch.where(stays, 0.0, logp.flatten(1).gather(1, taken))),
+        path(beams.items, item),
     )
     return after, slot
 
@@ -101,17 +112,10 @@ def _stable_top(total: Tensor, width: int) -> tuple[Tensor, Tensor]:
     return score.gather(1, order), place.gather(1, order)
 
 
-def rollout(
-    policy: Policy,
-    trie: Trie,
-    prompts: PromptBatch,
-    codes: Tensor,
-    options: RolloutOptions,
-    seed: int,  # noqa: ARG001
-) -> RolloutGroups:
+def rollout(prompts: PromptBatch, options: RolloutOptions, context: RolloutContext) -> RolloutGroups:
     """Beams as a group; beams are not samples of the policy, GRPO takes them as if they were (METHODS C-4)."""
-    responses = beam_search(policy, trie, prompts, options.group_size)
-    return item_groups(prompts, responses, codes)
+    responses = beam_search(context.policy, context.trie, prompts, options.group_size, options.slate_size)
+    return item_groups(prompts, responses, context.codes)
 
 
 BEAM = Part(RolloutOptions, rollout, source="SINGER, METHODS C-4")

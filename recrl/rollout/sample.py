@@ -9,14 +9,16 @@ from torch import Tensor
 from recrl.backends.policy import Policy
 from recrl.components import Part
 from recrl.groups import PromptBatch, RolloutGroups
-from recrl.rollout.base import RolloutOptions
-from recrl.rollout.responses import Responses, item_groups
-from recrl.sids.trie import ROOT, Trie
+from recrl.rollout.base import RolloutContext, RolloutOptions
+from recrl.rollout.responses import Responses, Walk, item_groups, slates
+from recrl.sids.trie import Trie
 
 
 class SampleOptions(RolloutOptions):
     temperature: float = Field(1.0, gt=0)
     """Log-probabilities are divided by it before they are renormalised over the legal continuations."""
+    top_k: int = Field(0, ge=0)
+    """Draw among the most likely legal continuations alone; 0 is among all."""
 
 
 def sample(policy: Policy, trie: Trie, prompts: PromptBatch, options: SampleOptions, seed: int) -> Responses:
@@ -25,36 +27,46 @@ def sample(policy: Policy, trie: Trie, prompts: PromptBatch, options: SampleOpti
     The draws come from a CPU generator, so that a seed means the same on every device.
     """
     generator = torch.Generator().manual_seed(seed)
-    width = options.group_size
+    width, slate_size = options.group_size, options.slate_size
     state, hidden = policy.prefill(prompts)
-    node = torch.full((len(prompts), 1), ROOT, device=policy.device)
+    walk = Walk.begin(prompts.start)
     parent = torch.zeros(len(prompts), width, dtype=torch.long, device=policy.device)
-    tokens, nodes, logps = [], [], []
-    for step in range(trie.depth):
-        edge, exists = trie.edges(node, trie.fanout[step])
+    tokens, nodes, logps, items = [], [], [], []
+    for step in range(trie.depth * slate_size):
+        edge, exists = trie.edges(walk.node, trie.widest(step, slate_size))
         logp = policy.candidate_logp(hidden, trie.token[edge], exists)
         if step == 0:  # one hidden state a prompt serves all of its samples
-            edge, logp, node = (states.expand(-1, width, *states.shape[2:]) for states in (edge, logp, node))
-        finished = trie.count[node] == 0
-        draw = -torch.log(-torch.log(torch.rand(logp.shape, generator=generator))).to(logp)  # Gumbel noise
-        choice = (logp / options.temperature + draw).argmax(-1, keepdim=True)
+            edge, logp = (states.expand(-1, width, *states.shape[2:]) for states in (edge, logp))
+            walk = walk.gather(parent)
+        alive = walk.is_open(trie)
+        choice = _drawn(logp, options, generator)
         picked = edge.gather(-1, choice).squeeze(-1)
-        nodes.append(node)
-        tokens.append(torch.where(finished, -1, trie.token[picked]))
-        logps.append(torch.where(finished, 0.0, logp.gather(-1, choice).squeeze(-1)))
-        node = torch.where(finished, node, picked + 1)
-        if step + 1 < trie.depth:
-            hidden = policy.extend(state, parent, tokens[-1].clamp(min=0), step)
-            parent = torch.arange(width, device=policy.device).expand(len(prompts), -1)
-    exists = torch.ones_like(node, dtype=torch.bool)
-    return Responses(torch.stack(tokens, -1), torch.stack(nodes, -1), torch.stack(logps, -1), exists, trie.item[node])
+        nodes.append(walk.node)
+        tokens.append(torch.where(alive, trie.token[picked], -1))
+        logps.append(torch.where(alive, logp.gather(-1, choice).squeeze(-1), 0.0))
+        walk, item = walk.step(trie, picked, alive, slate_size)
+        items.append(item)
+        if not bool(walk.is_open(trie).any()):
+            break
+        hidden = policy.extend(state, parent, tokens[-1].clamp(min=0), step)
+        parent = torch.arange(width, device=policy.device).expand(len(prompts), -1)
+    exists = torch.ones_like(walk.node, dtype=torch.bool)
+    named = slates(torch.stack(items, -1), slate_size)
+    return Responses(torch.stack(tokens, -1), torch.stack(nodes, -1), torch.stack(logps, -1), exists, named)
 
 
-def rollout(
-    policy: Policy, trie: Trie, prompts: PromptBatch, codes: Tensor, options: SampleOptions, seed: int
-) -> RolloutGroups:
+def _drawn(logp: Tensor, options: SampleOptions, generator: torch.Generator) -> Tensor:
+    """[B, W, C] log-probabilities -> [B, W, 1] places, drawn by their largest sum with Gumbel noise."""
+    noise = -torch.log(-torch.log(torch.rand(logp.shape, generator=generator))).to(logp)
+    if 0 < options.top_k < logp.shape[-1]:
+        logp = logp.masked_fill(logp < logp.topk(options.top_k).values[..., -1:], float("-inf"))
+    return (logp / options.temperature + noise).argmax(-1, keepdim=True)
+
+
+def rollout(prompts: PromptBatch, options: SampleOptions, context: RolloutContext) -> RolloutGroups:
     """Samples as a group."""
-    return item_groups(prompts, sample(policy, trie, prompts, options, seed), codes)
+    responses = sample(context.policy, context.trie, prompts, options, context.seed)
+    return item_groups(prompts, responses, context.codes)
 
 
 SAMPLE = Part(SampleOptions, rollout, source="METHODS C-8, COMMON")

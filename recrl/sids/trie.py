@@ -1,8 +1,9 @@
 """The legal responses as a trie in dense integer tables, stepped for whole batches at once.
 
-Node 0 is the root. The edges of a node lie side by side, sorted by token, so a node is a start and a count; nodes are
-numbered in the order of the edges to them, so edge ``e`` leads to node ``e + 1`` and the children of a batch of nodes
-are one gather. A response is legal if and only if it is a path from the root to a leaf.
+The first nodes are the roots: one for SIDs, and one more where titles are responses too. The edges of a node lie side
+side, sorted by token, so a node is a start and a count; nodes are numbered in the order of the edges to them, so edge
+``e`` leads to node ``e + roots`` and the children of a batch of nodes are one gather. A response is legal if and only if
+it is a path from its root to a leaf.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ class Trie:
     Attributes:
         start: [nodes] first edge of a node.
         count: [nodes] its edges; 0 at a leaf.
-        token: [edges] token of an edge; it leads to node ``edge + 1``.
-        item: [nodes] row that ends here (the lowest of equal rows), -1 elsewhere.
-        leaf: [rows] where a row ends.
-        fanout: the largest count at every depth, from the root on.
+        token: [edges] token of an edge.
+        item: [nodes] item that ends here (the lowest of those with equal rows), -1 elsewhere.
+        leaf: [roots, items] where an item ends below a root.
+        fanout: the largest count at every depth, from the roots on.
     """
 
     start: Tensor
@@ -40,19 +41,53 @@ class Trie:
     leaf: Tensor
     fanout: tuple[int, ...]
 
+    @property
+    def roots(self) -> int:
+        """Trees of the forest; their roots are the first nodes."""
+        return len(self.leaf)
+
     @cached_property
     def parent(self) -> Tensor:
-        """[nodes] the node above, the root's is itself."""
+        """[nodes] the node above, a root's is itself."""
         above = torch.arange(len(self.count), device=self.count.device).repeat_interleave(self.count)
-        return torch.cat([above.new_zeros(1), above])
+        return torch.cat([torch.arange(self.roots, device=above.device), above])
 
-    def paths(self, row: Tensor) -> tuple[Tensor, Tensor]:
-        """What spells rows: [...] rows -> [..., depth] tokens and the nodes they are chosen at, -1 behind the end."""
-        node = self.leaf[row]
+    @cached_property
+    def level(self) -> Tensor:
+        """[nodes] tokens from the root to a node."""
+        level, node = torch.zeros_like(self.count), torch.arange(len(self.count), device=self.count.device)
+        for _ in range(self.depth):
+            level += node >= self.roots
+            node = self.parent[node]
+        return level
+
+    @cached_property
+    def root(self) -> Tensor:
+        """[nodes] the root above a node, a root's is itself."""
+        node = torch.arange(len(self.count), device=self.count.device)
+        for _ in range(self.depth):
+            node = self.parent[node]
+        return node
+
+    def widest(self, step: int, slate_size: int = 1) -> int:
+        """The largest count of a node that ``step`` tokens may have led to: with slates a new item may begin anywhere,
+        and a response that starts behind given tokens is deeper than ``step``.
+        """
+        return max(self.fanout[step:] if slate_size == 1 else self.fanout)
+
+    def child(self, edge: Tensor) -> Tensor:
+        """[...] edges -> [...] the nodes that they lead to."""
+        return edge + self.roots
+
+    def paths(self, item: Tensor, root: Tensor | int = ROOT) -> tuple[Tensor, Tensor]:
+        """What spells items below a root: [...] -> [..., depth] tokens and the nodes they are chosen at, -1 behind the
+        end.
+        """
+        node = self.leaf[root, item]
         tokens, nodes = [], []
         for _ in range(self.depth):
-            inside = node > ROOT
-            tokens.append(torch.where(inside, self.token[node - 1], -1))
+            inside = node >= self.roots
+            tokens.append(torch.where(inside, self.token[node - self.roots], -1))
             node = self.parent[node]
             nodes.append(torch.where(inside, node, -1))
         backwards = torch.stack([torch.stack(tokens[::-1], -1), torch.stack(nodes[::-1], -1)])
@@ -91,32 +126,38 @@ class Trie:
         width = int(self.count.max())
         edge, exists = self.edges(node.clamp(min=0), width)
         match = exists & (self.token[edge] == token.unsqueeze(-1)) & (node >= 0).unsqueeze(-1)
-        found = torch.where(match, edge + 1, -1)
+        found = torch.where(match, self.child(edge), -1)
         return found.max(dim=-1).values
 
     def walk(self, tokens: Tensor, length: Tensor) -> Tensor:
-        """[N, R] responses and [N] their lengths -> [N] rows that they spell, -1 where illegal."""
+        """[N, R] responses and [N] their lengths -> [N] items that they spell below the first root, -1 where illegal."""
         node = torch.zeros_like(length)
         for position in range(tokens.shape[1]):
             node = torch.where(position < length, self.step(node, tokens[:, position]), node)
         return torch.where(node >= 0, self.item[node.clamp(min=0)], -1)
 
 
-def build_trie(rows: Ragged) -> Trie:
-    """A trie of token rows; equal rows share a leaf.
+def build_trie(*rows: Ragged) -> Trie:
+    """A trie of token rows, a root for each of ``rows``; equal rows below a root share a leaf.
+
+    Args:
+        rows: [items] responses that name the items, one kind after the other.
 
     Raises:
-        ValueError: a row is empty or a prefix of another: its end would not be a leaf.
+        ValueError: a row is empty, or a prefix of another below its root: its end would not be a leaf.
     """
-    lengths = rows.lengths
-    if len(rows) == 0 or lengths.min() == 0:
+    roots, items = len(rows), len(rows[0])
+    if items == 0 or any(len(part) != items or part.lengths.min() == 0 for part in rows):
         raise ValueError("every response needs at least one token")
-    depth = int(lengths.max())
-    padded = rows.padded(-1)
-    order = np.lexsort(padded.T[::-1])
-    padded = padded[order]
-    node = np.zeros(len(rows), np.int64)  # of every sorted row, at the depth reached
-    parents, tokens, fanout, total = [], [], [], 1
+    depth = max(int(part.lengths.max()) for part in rows)
+    padded = np.full((roots * items, depth), -1, np.int64)
+    for number, part in enumerate(rows):
+        block = part.padded(-1)
+        padded[number * items : (number + 1) * items, : block.shape[1]] = block
+    root = np.repeat(np.arange(roots), items)
+    order = np.lexsort((*padded.T[::-1], root))
+    padded, node = padded[order], root[order]  # node of every sorted row, at the depth reached
+    parents, tokens, fanout, total = [], [], [], roots
     for level in range(depth):
         alive = padded[:, level] >= 0
         rows_here, token = node[alive], padded[alive, level]
@@ -127,24 +168,19 @@ def build_trie(rows: Ragged) -> Trie:
         fanout.append(int(np.unique(rows_here[fresh], return_counts=True)[1].max()))
         node[alive] = total + np.cumsum(fresh) - 1
         total += int(fresh.sum())
-    return _tables(np.concatenate(parents), np.concatenate(tokens), node, order, total, tuple(fanout))
+    leaf = np.empty(len(order), np.int64)
+    leaf[order] = node
+    return _tables(np.concatenate(parents), np.concatenate(tokens), leaf.reshape(roots, items), total, tuple(fanout))
 
 
 def _tables(
-    parent: NDArray[np.int64],
-    token: NDArray[np.int64],
-    node: NDArray[np.int64],
-    order: NDArray[np.int64],
-    total: int,
-    fanout: tuple[int, ...],
+    parent: NDArray[np.int64], token: NDArray[np.int64], leaf: NDArray[np.int64], total: int, fanout: tuple[int, ...]
 ) -> Trie:
     count = np.bincount(parent, minlength=total)
-    if count[node].any():
+    if count[leaf].any():
         raise ValueError("a response is a prefix of another")
-    leaf = np.empty(len(order), np.int64)
-    leaf[order] = node
     item = np.full(total, -1, np.int64)
-    item[leaf[::-1]] = np.arange(len(order))[::-1]  # backwards: the lowest of equal rows stays
+    item[leaf[:, ::-1]] = np.arange(leaf.shape[1])[::-1]  # backwards: the lowest of equal rows stays
     start = np.concatenate([[0], np.cumsum(count)[:-1]])
     return Trie(
         torch.from_numpy(start),

@@ -26,7 +26,7 @@ def recast(
 ) -> Signal:
     """Boundary contrast after repair; a group without both sides is left out."""
     reward, score = (rewards * weights).sum(-1), structural_score(groups)
-    usable = groups.exists & (groups.items >= 0) if options.require_valid_negative else groups.exists
+    usable = groups.names if options.require_valid_negative else groups.exists
     hits, misses = usable & (reward > 0), usable & (reward == 0)
     trainable = hits.any(1) & misses.any(1)
     share, state = repair_share(options, context.state, float(trainable.float().mean()))

@@ -30,13 +30,15 @@ class RepairOptions(Options):
 
 def structural_score(groups: RolloutGroups) -> Tensor:
     """[B, G] float32: 1 where a response's SID is a target's, a tenth for every level that is missing at the end, 0
-    without a common first code (METHODS D-2). Used to rank inside a group, never as a reward.
+    without a common first code; of a slate the mean over its items (METHODS D-2). Ranks inside a group, is no reward.
     """
-    own, asked = groups.codes.unsqueeze(2), groups.prompts.targets.codes.unsqueeze(1)
+    own, asked = groups.codes.unsqueeze(3), groups.prompts.targets.codes[:, None, None]
     levels = own.shape[-1]
-    common = ((own == asked) & (own >= 0)).to(torch.int64).cumprod(-1).sum(-1)  # [B, G, S]
+    common = ((own == asked) & (own >= 0)).to(torch.int64).cumprod(-1).sum(-1)  # [B, G, I, S]
     nearness = torch.where(common > 0, 10.0 ** (common - levels).float(), 0.0)
-    return torch.where(groups.exists, nearness.amax(-1), 0.0)
+    named = groups.items >= 0
+    mean = torch.where(named, nearness.amax(-1), 0.0).sum(-1) / named.sum(-1).clamp(min=1)
+    return torch.where(groups.exists, mean, 0.0)
 
 
 def repair_share(
@@ -75,8 +77,8 @@ def repair(groups: RolloutGroups, which: Tensor, score: Tensor, trie: Trie) -> R
     rows = which.nonzero().squeeze(1)
     if not len(rows):
         return groups
-    item = groups.prompts.targets.items[rows, 0]
-    path, nodes = trie.paths(item)
+    item, start = groups.prompts.targets.items[rows, 0], groups.prompts.start[rows]
+    path, nodes = (_behind(table, trie.level[start]) for table in trie.paths(item, trie.root[start]))
     depth = max(path.shape[1], groups.tokens.shape[2])
     path, nodes = (F.pad(table, (0, depth - table.shape[1]), value=-1) for table in (path, nodes))
     tail = (0, depth - groups.tokens.shape[2])
@@ -93,9 +95,16 @@ def repair(groups: RolloutGroups, which: Tensor, score: Tensor, trie: Trie) -> R
         mask=put(F.pad(groups.mask, tail), path >= 0),
         nodes=put(F.pad(groups.nodes, tail), nodes.clamp(min=0)),
         logp=put(F.pad(groups.logp, tail), 0.0),
-        items=put(groups.items, item),
-        codes=put(groups.codes, groups.prompts.targets.codes[rows, 0]),
+        items=put(groups.items, item.unsqueeze(-1)),
+        codes=put(groups.codes, groups.prompts.targets.codes[rows, :1]),
     )
+
+
+def _behind(table: Tensor, given: Tensor) -> Tensor:
+    """[N, depth] without the first ``given`` [N] entries of every row, -1 at the end."""
+    place = torch.arange(table.shape[1], device=table.device) + given.unsqueeze(1)
+    found = table.gather(1, place.clamp(max=table.shape[1] - 1))
+    return torch.where(place < table.shape[1], found, -1)
 
 
 def _farthest(score: Tensor, exists: Tensor) -> Tensor:

@@ -21,21 +21,31 @@ def group_health(groups: RolloutGroups, signal: Signal, rewards: Tensor, weights
     count = exists.sum().clamp(min=1)
     hits = groups.hits.sum(1)
     total = torch.where(exists, (rewards * weights).sum(-1), 0.0)
-    items = torch.where(exists, groups.items, -1).sort(1).values
+    items = torch.where(exists.unsqueeze(-1), groups.items, -1).flatten(1).sort(1).values
     fresh = torch.ones_like(items, dtype=torch.bool)
     fresh[:, 1:] = items[:, 1:] != items[:, :-1]
     distinct = (fresh & (items >= 0)).sum()
+    slots = count * groups.items.shape[-1]
     values = {
         "reward/mean": total.sum() / count,
         "reward/hit_ratio": (hits > 0).float().mean(),
         "rollout/valid_ratio": (groups.items[exists] >= 0).float().mean(),
-        "rollout/distinct_ratio": distinct / count,
+        "rollout/distinct_ratio": distinct / slots,
         "rollout/responses": count,
         "signal/all_zero_ratio": (hits == 0).float().mean(),
         "signal/single_hit_ratio": (hits == 1).float().mean(),
         "signal/trainable_ratio": ((signal.advantage != 0) & signal.active).any(1).float().mean(),
         "signal/repaired_ratio": signal.repaired.float().mean(),
         "signal/active_rows": signal.active.sum(),
+        "tokens/unfiltered": groups.prompts.length.sum() + (groups.mask.sum(-1) - 1).clamp(min=0).sum(),
     }
     names, stacked = list(values), torch.stack([value.float() for value in values.values()])
     return dict(zip(names, stacked.tolist(), strict=True))
+
+
+def unequal(groups: RolloutGroups, rewards: Tensor) -> Tensor:
+    """[B] bool: two responses of the group differ in a reward."""
+    exists = groups.exists.unsqueeze(-1)
+    highest = rewards.masked_fill(~exists, float("-inf")).amax(1)
+    lowest = rewards.masked_fill(~exists, float("inf")).amin(1)
+    return (highest > lowest).any(-1)

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from recrl.components import Options, Part, resolve
 from recrl.config import RlSection
+from recrl.errors import ConfigError
 from recrl.groups import RolloutGroups
 from recrl.objectives import OBJECTIVES
 from recrl.objectives.base import Objective, ObjectiveOptions
 from recrl.rewards import REWARDS
-from recrl.rewards.options import RewardOptions
+from recrl.rewards.base import RewardContext, RewardOptions
 from recrl.rollout import ROLLOUTS
 from recrl.rollout.base import RolloutOptions
 from recrl.signals import SIGNALS
@@ -46,6 +47,7 @@ class Method:
         )
         signal, signal_options = resolve(SIGNALS, chosen.signal, where="rl.signal")
         objective, objective_options = resolve(OBJECTIVES, chosen.objective, where="rl.objective")
+        _check_together(chosen, rollout_options, *rewards, (signal, signal_options), (objective, objective_options))
         return cls(
             rollout,
             cast("RolloutOptions", rollout_options),
@@ -56,10 +58,23 @@ class Method:
             cast("ObjectiveOptions", objective_options),
         )
 
-    def reward(self, groups: RolloutGroups) -> Tensor:
+    def reward(self, groups: RolloutGroups, context: RewardContext) -> Tensor:
         """[B, G, M], one column a reward."""
-        return torch.stack([part.run(groups, options) for part, options in self.rewards], -1)
+        return torch.stack([part.run(groups, options, context) for part, options in self.rewards], -1)
 
     @property
     def weights(self) -> list[float]:
         return [options.weight for _, options in self.rewards]
+
+
+def _check_together(chosen: RlSection, rollout: Options, *parts: tuple[Part, Options]) -> None:
+    """Refuse parts that can't work on the rollout's groups."""
+    kinds = [*(f"rewards.{place}" for place in range(len(chosen.rewards))), "signal", "objective"]
+    for key, (part, options) in zip(kinds, parts, strict=True):
+        reason = part.refuses(options, rollout) if part.refuses else ""
+        if reason:
+            raise ConfigError(
+                f"rl.{key} does not go with rl.rollout.kind = {chosen.rollout.kind!r}",
+                why=reason,
+                fix="choose another of the two, or change the option that it names",
+            )

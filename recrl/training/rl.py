@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,21 +17,22 @@ from torch import Tensor
 
 from recrl.backends.torch_backend import TransformersPolicy
 from recrl.config import RunConfig
-from recrl.groups import PackedGroups, PromptBatch, RolloutGroups, Signal, pack_active
-from recrl.objectives.base import ObjectiveInputs
-from recrl.rollout.base import join_groups, split_prompts
+from recrl.groups import PackedGroups, PromptBatch, RolloutGroups, Signal, pack_active, slate_entropy
+from recrl.objectives.base import ObjectiveInputs, log_ratio
+from recrl.rollout.base import RolloutContext, join_groups, split_prompts
 from recrl.seeding import seed_of
 from recrl.signals.base import SignalContext
 from recrl.training import checkpoint
 from recrl.training.ahead import Ahead
-from recrl.training.group_health import group_health
+from recrl.training.group_health import group_health, unequal
 from recrl.training.launch import Position, Report, launch
 from recrl.training.meter import Meter
 from recrl.training.method import Method
 from recrl.training.optimizer import adamw, clip, cosine_lr, optimizer_tensors, restore_optimizer, set_lr
-from recrl.training.rl_prompts import PromptSource
+from recrl.training.reward_context import reward_context
+from recrl.training.rl_prompts import PromptSource, asks_for_titles
 from recrl.training.run_folder import StageFolder
-from recrl.training.setup import load_world, make_policy
+from recrl.training.setup import World, load_data, load_world, make_policy, make_world, new_model
 from recrl.training.validation import Progress, Validation
 
 
@@ -43,10 +43,10 @@ class Rl:
         self.config = config
         self.folder = folder
         self.method = Method.make(config.rl)
-        self.world, self.policy = load_world(config, start_folder(config))
+        self.world, self.policy = start_world(config)
         model = self.policy.model
         self.reference: TransformersPolicy | None = None
-        if self.method.objective_options.kl_beta > 0:
+        if self.method.objective.needs_reference(self.method.objective_options):
             frozen = copy.deepcopy(model).requires_grad_(False)
             self.reference = make_policy(config, self.world, frozen, self.policy.tokenizer)
         options = config.rl
@@ -57,8 +57,11 @@ class Rl:
         self.at = Position()
         self.progress = Progress()
         self.signal_state: dict[str, float] = {}
+        self.objective_state: dict[str, float] = {}
+        self.drawn = 0  # batches of prompts so far
         self.prompts = PromptSource(config, self.world)
         self.next_prompts = Ahead(self.prompts.batch)
+        self.reward_context = reward_context(self.world)
 
     @property
     def single_step(self) -> bool:
@@ -68,36 +71,75 @@ class Rl:
     def rollout(self, prompts: PromptBatch, seed: int) -> RolloutGroups:
         """Groups of all prompts, in parts of at most the token budget."""
         parts = split_prompts(prompts, self.config.backend.token_budget, self.method.rollout_options.group_size)
+        policy, world, steps = self.policy, self.world, self.config.rl.steps
+
+        def part(rows: Tensor, number: int) -> RolloutGroups:
+            own = seed_of(seed, number) if number else seed
+            context = RolloutContext(policy, world.trie, world.codes, own, self.at.step, steps)
+            groups: RolloutGroups = self.method.rollout.run(prompts.select(rows), self.method.rollout_options, context)
+            return groups
+
         with torch.no_grad():
-            groups = [
-                self.method.rollout.run(
-                    self.policy, self.world.trie, prompts.select(rows), self.world.codes, self.method.rollout_options,
-                    seed_of(seed, number) if number else seed,
-                )
-                for number, rows in enumerate(parts)
-            ]  # fmt: skip
-        return join_groups(groups, prompts)
+            return join_groups([part(rows, number) for number, rows in enumerate(parts)])
+
+    def generate(self, seed: int) -> tuple[RolloutGroups, Tensor]:
+        """Groups of the next batch of prompts, and their [B, G, M] rewards."""
+        with self.meter.time("gen"):
+            prompts = self.next_prompts(self.drawn)
+            self.drawn += 1
+            groups = self.rollout(prompts, seed)
+        with self.meter.time("reward"):
+            return groups, self.method.reward(groups, self.reward_context)
+
+    def gather(self, seed: int) -> tuple[RolloutGroups, Tensor, dict[str, float]]:
+        """The step's groups and rewards, and metrics; with dynamic sampling until enough groups have unequal rewards.
+
+        The groups that stay are the first of their kind, so a step never holds more than ``prompts_per_step``.
+        """
+        groups, rewards = self.generate(seed)
+        limit, wanted = self.config.rl.max_gen_batches, len(groups.prompts)
+        if limit == 1:
+            return groups, rewards, {}
+        kept: list[tuple[RolloutGroups, Tensor]] = []
+        count = made = 0
+        for batches in range(1, limit + 1):
+            made += len(groups.prompts)
+            rows = unequal(groups, rewards).nonzero().squeeze(1)[: wanted - count]
+            kept.append((groups.select(rows), rewards[rows]))
+            count += len(rows)
+            if count == wanted or batches == limit:
+                break
+            groups, rewards = self.generate(seed_of(seed, "more", batches))
+        metrics = {"rollout/gen_batches": float(batches), "rollout/kept_ratio": count / made}
+        return join_groups([part for part, _ in kept]), torch.cat([part for _, part in kept]), metrics
 
     def step(self) -> dict[str, float]:
         """One rollout and its optimiser steps; returns the step's metrics."""
         meter, seed = self.meter, seed_of(self.config.run.seed, "rl", "rollout", self.at.step)
         with meter.time("step"):
-            prompts = self.next_prompts(self.at.step)
-            with meter.time("gen"):
-                groups = self.rollout(prompts, seed)
+            groups, rewards, values = self.gather(seed)
             with meter.time("reward"):
-                rewards = self.method.reward(groups)
                 weights = torch.tensor(self.method.weights, device=rewards.device)
                 context = SignalContext(self.policy.ops, self.world.trie, seed_of(seed, "signal"), self.signal_state)
                 signal: Signal = self.method.signal.run(groups, rewards, weights, self.method.signal_options, context)
                 self.signal_state = dict(signal.state)
-                batch = pack_active(signal, self.policy.ops)
-            values = group_health(groups, signal, rewards, weights)
+                batch = pack_active(signal, self.policy.ops, self.observed(signal.groups))
+            values |= group_health(groups, signal, rewards, weights)
             if len(batch):
                 batch = self.with_logps(batch)
                 with meter.time("update_actor"):
                     values |= self.update(batch)
         return values | meter.take("update_actor")
+
+    def observed(self, groups: RolloutGroups) -> Tensor:
+        """[B, G] entropies of the slates, which the objective has then seen."""
+        entropy = slate_entropy(groups.items, self.reward_context.category)
+        entropy = torch.where(groups.exists, entropy, float("nan"))
+        objective = self.method.objective
+        if objective.observe is not None:
+            state = objective.observe(self.objective_state, entropy, self.method.objective_options)
+            self.objective_state = dict(state)
+        return entropy
 
     def with_logps(self, batch: PackedGroups) -> PackedGroups:
         """Old and reference log-probabilities, each only where it is needed."""
@@ -158,13 +200,13 @@ class Rl:
     def backward(self, mini: PackedGroups) -> tuple[float, dict[str, float]]:
         """Gradient of one optimiser step, whatever the micro-batches; the loss, and sums over tokens."""
         objective, options = self.method.objective, self.method.objective_options
-        units = float(objective.units(mini.mask, options))
+        units = float(objective.units(mini, options))
+        state = self.objective_state | self.adapted(mini)
         loss = 0.0
         sums: dict[str, float] = {}
         for micro in mini.micro_batches(self.config.backend.token_budget):
             logp, entropy = self.policy.logp(micro)
-            old = logp.detach() if micro.logp_old is None else micro.logp_old
-            inputs = ObjectiveInputs(old, micro.logp_ref, micro.advantage, micro.mask, self.policy.ops)
+            inputs = ObjectiveInputs.of(micro, logp, self.policy.ops, state)
             total, report = objective.run(logp, inputs, options)
             (total / units).backward()
             loss += float(total.detach()) / units
@@ -172,6 +214,17 @@ class Rl:
                 sums[name] = sums.get(name, 0.0) + float(value)
             self.meter.count(micro.effective_tokens, micro.pairs, int(micro.mask.sum()))
         return loss, sums
+
+    def adapted(self, mini: PackedGroups) -> dict[str, float]:
+        """What the objective wants to know of all rows of an optimiser step together."""
+        objective = self.method.objective
+        if objective.adapt is None:
+            return {}
+        change = torch.zeros_like(mini.mask, dtype=torch.float32)
+        if mini.logp_old is not None:  # else the policy has not moved since the rollout
+            with torch.no_grad():
+                change = log_ratio(self.all_logps(self.policy, mini), mini.logp_old, mini.mask)
+        return dict(objective.adapt(change, mini, self.method.objective_options))
 
     def validate(self) -> dict[str, float]:
         with self.meter.time("eval"):
@@ -186,6 +239,8 @@ class Rl:
             "at": asdict(replace(self.at, elapsed_s=self.folder.elapsed_s)),
             "progress": asdict(self.progress),
             "signal": self.signal_state,
+            "objective": self.objective_state,
+            "drawn": self.drawn,
         }
         checkpoint.write(self.folder.checkpoints, self.at.step, self.policy.save_pretrained, tensors, state)
         checkpoint.prune(self.folder.checkpoints, self.config.rl.keep, self.progress.best_step)
@@ -197,6 +252,8 @@ class Rl:
         restore_optimizer(self.optimizer, self.names, tensors)
         self.at, self.progress = Position(**found.state["at"]), Progress(**found.state["progress"])
         self.signal_state = dict(found.state["signal"])
+        self.objective_state = dict(found.state["objective"])
+        self.drawn = int(found.state["drawn"])
 
     def run(self, report: Report) -> dict[str, Any]:
         """Train to the end, or until validation says stop. Returns what ``status.json`` says."""
@@ -245,15 +302,20 @@ class Rl:
         return {"state": state} | status
 
 
-def start_folder(config: RunConfig) -> Path:
-    """The model that RL starts from: ``rl.init``, or the best checkpoint of this run's SFT.
+def start_world(config: RunConfig) -> tuple[World, TransformersPolicy]:
+    """The model that RL starts from, with its data: ``rl.init``, this run's best SFT, or ``[model]`` without SFT.
 
     Raises:
-        UserError: neither is there.
+        UserError: it is not there.
     """
-    if config.rl.init is not None:
-        return config.rl.init
-    return checkpoint.best(config.folder / "sft").model
+    titles = asks_for_titles(config)
+    if config.rl.init is None and config.rl.start == "base":
+        dataset, index = load_data(config)
+        model, tokenizer = new_model(config, dataset, index)
+        world = make_world(config, tokenizer, dataset, index, titles=titles)
+        return world, make_policy(config, world, model.eval(), tokenizer)
+    folder = checkpoint.best(config.folder / "sft").model if config.rl.init is None else config.rl.init
+    return load_world(config, folder, titles=titles)
 
 
 def train_rl(config: RunConfig, report: Report, *, overwrite: bool = False, resume: bool = False) -> dict[str, Any]:

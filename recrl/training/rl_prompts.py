@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from recrl.config import RunConfig
 from recrl.data.dataset import Examples
+from recrl.data.prompts import ITEM_TASKS, TITLE_RESPONSES
 from recrl.data.ragged import Ragged
 from recrl.errors import UserError
-from recrl.evaluation.protocols import padded_targets, prompt_batch
-from recrl.groups import PromptBatch, Targets
+from recrl.evaluation.protocols import PromptTable, padded_targets
+from recrl.groups import PromptBatch
 from recrl.seeding import generator
-from recrl.training.rows import next_examples
+from recrl.training.rows import item_examples, next_examples
 from recrl.training.setup import World
 
+BY_TITLE = TITLE_RESPONSES | {"title_to_sid"}
+"""Tasks in which every item of the target's title is right."""
 
-@dataclass(frozen=True)
-class PromptTable:
-    """All prompts of one pass."""
 
-    number: int
-    ids: Ragged
-    targets: Targets
-
-    def __len__(self) -> int:
-        return len(self.ids)
+def asks_for_titles(config: RunConfig) -> bool:
+    """Whether any task of RL answers with a title."""
+    return any(task in TITLE_RESPONSES and weight > 0 for task, weight in config.rl.tasks.items())
 
 
 class PromptSource:
@@ -35,14 +33,8 @@ class PromptSource:
     def __init__(self, config: RunConfig, world: World) -> None:
         self._config = config
         self._world = world
-        self._table = self._make(0)
+        self._number, self._table = 0, self._make(0)
         self.per_pass = len(self._table)  # the same in every pass
-        if not self.per_pass:
-            raise UserError(
-                "RL has nothing to ask for",
-                why=f"the data set has no training rows for {config.rl.task!r}, or rows of a single item",
-                fix="prepare data with longer histories, or choose another rl.task",
-            )
 
     def batch(self, step: int) -> PromptBatch:
         """The prompts of one step."""
@@ -51,26 +43,63 @@ class PromptSource:
         table = self.table(number)
         order = generator(self._config.run.seed, "rl", "order", number).permutation(self.per_pass)
         rows = np.sort(order[place * size : (place + 1) * size])
-        return prompt_batch(table.ids, table.targets, rows, self._world.device)
+        return table.batch(rows, self._world.device)
 
     def table(self, number: int) -> PromptTable:
         """The prompts of pass ``number``."""
-        if number != self._table.number:
-            self._table = self._make(number)
+        if number != self._number:
+            self._number, self._table = number, self._make(number)
         return self._table
 
     def _make(self, number: int) -> PromptTable:
-        examples = self._examples(number)
-        targets = padded_targets(examples.targets, self._world.codes.cpu())
-        return PromptTable(number, self._world.writer.prompts(examples), targets)
+        """All tasks, one behind the other, each as often as its weight says."""
+        tables = []
+        for task, weight in sorted(self._config.rl.tasks.items()):
+            examples = self._examples(task, number)
+            if weight > 0 and not len(examples):
+                raise UserError(
+                    "RL has nothing to ask for",
+                    why=f"the data set has no training rows for {task!r}, or rows of a single item",
+                    fix="prepare data with longer histories, or choose other rl.tasks",
+                )
+            for copy in range(int(np.ceil(weight))):
+                share = min(1.0, weight - copy)
+                rng = generator(self._config.run.seed, "rl", "task", task, number, copy)
+                rows = np.sort(rng.permutation(len(examples))[: round(share * len(examples))])
+                tables.append(examples.select(rows))
+        if not any(map(len, tables)):
+            raise UserError("RL has nothing to ask for", why="rl.tasks gives no rows", fix="raise a weight")
+        return self._table_of(Examples.join(tables))
 
-    def _examples(self, number: int) -> Examples:
+    def _table_of(self, examples: Examples) -> PromptTable:
+        by_title = np.isin(examples.tasks, list(BY_TITLE))
+        targets = padded_targets(self._titled_alike(examples.targets, by_title), self._world.codes.cpu())
+        history = examples.history.tail(self._config.data.history_limit)
+        root = np.isin(examples.tasks, list(TITLE_RESPONSES)).astype(np.int64)
+        return PromptTable(self._world.writer.prompts(examples), targets, history, root)
+
+    def _titled_alike(self, targets: Ragged, by_title: NDArray[np.bool_]) -> Ragged:
+        """Targets, in chosen rows with all items that bear the same titles."""
+        if not by_title.any():
+            return targets
+        _, title = np.unique(self._world.dataset.catalog.titles, return_inverse=True)
+        alike = np.split(np.argsort(title, kind="stable"), np.cumsum(np.bincount(title))[:-1])
+        return Ragged.from_lists(
+            [
+                [int(item) for target in row for item in alike[title[target]]] if widened else row.tolist()
+                for row, widened in zip(targets, by_title, strict=True)
+            ]
+        )
+
+    def _examples(self, task: str, number: int) -> Examples:
         dataset, options = self._world.dataset, self._config.rl
-        if options.task == "recif":
+        if task == "recif":
             given = dataset.train_examples
             return given.select(np.flatnonzero(given.labels < 0))
+        if task in ITEM_TASKS:
+            return item_examples(len(dataset.catalog), task)
         train = dataset.train
         if options.targets == "last":
             last = np.maximum(train.items.lengths - 1, train.first_target)  # a single item has nothing before it
             train = replace(train, first_target=last.astype(np.int32))
-        return next_examples(train, options.task, generator(self._config.run.seed, "rl", "targets", number))
+        return next_examples(train, task, generator(self._config.run.seed, "rl", "targets", number))

@@ -6,7 +6,6 @@ is. Nothing is computed twice: no prompt is copied per target.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -244,14 +243,8 @@ def _one_target(targets: Ragged, rng: np.random.Generator) -> NDArray[np.int64]:
 
 
 def _stack(parts: list[Rows]) -> Rows:
-    def join(rows: Iterator[Ragged]) -> Ragged:
-        every = list(rows)
-        lengths = np.concatenate([part.lengths for part in every])
-        offsets = np.concatenate([[0], np.cumsum(lengths)])
-        return Ragged(np.concatenate([part.values for part in every]), offsets)
-
     return Rows(
-        join(part.ids for part in parts),
-        join(part.nodes for part in parts),
+        Ragged.join([part.ids for part in parts]),
+        Ragged.join([part.nodes for part in parts]),
         np.concatenate([part.first_scored for part in parts]),
     )

@@ -7,6 +7,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -100,14 +101,17 @@ def _unbound_model(
     return model, tokenizer
 
 
-def make_world(config: RunConfig, tokenizer: PreTrainedTokenizerBase, dataset: Dataset, index: SidIndex) -> World:
-    """Writer and trie for a tokenizer that knows the SIDs."""
+def make_world(
+    config: RunConfig, tokenizer: PreTrainedTokenizerBase, dataset: Dataset, index: SidIndex, *, titles: bool = False
+) -> World:
+    """Writer and trie for a tokenizer that knows the SIDs; ``titles`` adds the catalogue's titles as a second root."""
     if config.run.threads:
         torch.set_num_threads(config.run.threads)
     device = choose_device(config.backend.device)
     limit = config.data.history_limit
     writer = PromptWriter.make(tokenizer, index, dataset.catalog, config.prompts.template, limit)
-    trie = build_trie(writer.responses()).to(device)
+    rows = [writer.responses(), *([writer.titles(np.arange(len(dataset.catalog)))] if titles else [])]
+    trie = build_trie(*rows).to(device)
     if config.eval.beam_width > len(dataset.catalog):
         raise UserError(
             f"eval.beam_width = {config.eval.beam_width}",
@@ -133,8 +137,11 @@ def make_policy(
     )
 
 
-def load_world(config: RunConfig, folder: Path) -> tuple[World, TransformersPolicy]:
+def load_world(config: RunConfig, folder: Path, *, titles: bool = False) -> tuple[World, TransformersPolicy]:
     """A trained model folder with the data and SIDs of its run; the model is in evaluation mode.
+
+    Args:
+        titles: whether titles are responses too.
 
     Raises:
         UserError: the model learned other SIDs.
@@ -148,6 +155,6 @@ def load_world(config: RunConfig, folder: Path) -> tuple[World, TransformersPoli
             why=f"they had the fingerprint {learned}, and {config.sid.path} has {index.fingerprint}",
             fix="put the index back, or train again",
         )
-    world = make_world(config, tokenizer, dataset, index)
+    world = make_world(config, tokenizer, dataset, index, titles=titles)
     model.eval()
     return world, make_policy(config, world, model, tokenizer)

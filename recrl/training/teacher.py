@@ -21,7 +21,7 @@ from recrl.config import RunConfig, TeacherSection
 from recrl.data.ragged import Ragged
 from recrl.errors import UserError
 from recrl.evaluation.metrics import top_k
-from recrl.evaluation.protocols import no_targets, prompt_batch
+from recrl.evaluation.protocols import PromptTable
 from recrl.groups import PackedGroups
 from recrl.seeding import generator
 from recrl.training.rows import RowMaker, next_examples
@@ -96,13 +96,15 @@ class Teacher:
             return torch.from_numpy(values).to(self.device)
 
         return PackedGroups(
-            prompt_batch(prompts, no_targets(len(prompts)), np.arange(len(prompts)), self.device),
+            PromptTable.asking_nothing(prompts).batch(np.arange(len(prompts)), self.device),
             tensor(row),
             tensor(np.arange(len(row)) - first[row]),
             tensor(np.maximum(tokens, 0)),
             tensor(mask),
             tensor(nodes.padded(0)),
             tensor(weights[row, column].astype(np.float32)),
+            tensor(np.ones(len(row), np.int64)),
+            tensor(np.zeros(len(row), np.float32)),
         )
 
 

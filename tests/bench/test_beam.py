@@ -25,7 +25,7 @@ def theirs_of(rl: Rl) -> TransformersBeam:
 @torch.no_grad()
 def ours_of(policy: TransformersPolicy, rl: Rl) -> Found:
     found = beam_search(policy, rl.world.trie, rl.prompts.batch(0), WIDTH)
-    return Found(found.items, found.score)
+    return Found(found.items[..., 0], found.score)
 
 
 def test_a_toy_case_is_measured_and_shown(toy: WorldSize, setting: Setting) -> None:

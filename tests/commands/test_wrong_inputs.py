@@ -156,7 +156,7 @@ CONFIG = [
     setting("no k", "eval.k=[]", "eval"),
     setting("unknown task", "sft.tasks.nexts=1", "no task 'nexts'", "did you mean 'next'"),
     setting("negative weight", "sft.tasks.next=-1", "weight of task 'next' is negative"),
-    setting("unknown task of RL", "rl.task=following", "no task 'following'"),
+    setting("unknown task of RL", "rl.tasks.following=1", "no task 'following'"),
     setting("no reward", "rl.rewards=[]", "rl.rewards", "at least 1"),
     setting("a part without its kind", "rl.rewards=[{}]", "rl.rewards.0.kind"),
     setting("--set without a value", "sft.lr", "--set sft.lr", "section.key=value"),
@@ -341,11 +341,10 @@ RL = [
     setting("wrong type of an objective's option", 'rl.objective={kind="grpo",clip_low="much"}',
             "rl.objective.clip_low", command=RUN),
     setting("a temperature of 0", 'rl.rollout={kind="sample",temperature=0}', "rl.rollout.temperature", command=RUN),
-    setting("RL on a task that answers with text", "rl.task=sid_to_title",
-            "rl.task = 'sid_to_title'", "RL has no task", command=RUN),
-    setting("RL on a task that is about one item", "rl.task=title_to_sid", "rl.task", command=RUN),
-    setting("RL on RecIF's rows", "rl.task=recif", "rl.task", command=RUN),
-    setting("RL on text without words", "rl.task=titles_to_sid", "text_vocab_size", command=RUN),
+    setting("RL on titles without words", "rl.tasks.sid_to_title=1", "text_vocab_size", command=RUN),
+    setting("RL on RecIF's rows", "rl.tasks.recif=1", "no training rows for 'recif'", command=RUN),
+    setting("RL on text without words", "rl.tasks.titles_to_sid=1", "text_vocab_size", command=RUN),
+    setting("RL without a task", "rl.tasks.next=0", "rl.tasks gives no rows", command=RUN),
 ]  # fmt: skip
 
 USE = [

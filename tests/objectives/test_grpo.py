@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from groups_of import OPS
-from torch import Tensor
+from objective_inputs import inputs_of
 
-from recrl.objectives.base import ObjectiveInputs, k3
+from recrl.objectives.base import k3
 from recrl.objectives.grpo import GRPO, GrpoOptions, grpo, units
 
 
@@ -22,19 +21,10 @@ def worked(shared: Path) -> dict[str, Any]:
     return values
 
 
-def inputs(
-    old: Tensor, advantage: list[float], *, mask: Tensor | None = None, ref: Tensor | None = None
-) -> ObjectiveInputs:
-    everything = torch.ones_like(old, dtype=torch.bool)
-    return ObjectiveInputs(
-        old, ref, torch.tensor(advantage, dtype=old.dtype), everything if mask is None else mask, OPS
-    )
-
-
 def one_token(ratio: float, advantage: float, **options: float) -> tuple[float, float]:
     """The objective (not the loss) of a single token, and the gradient of its log-probability."""
     logp = torch.tensor([[math.log(ratio)]], dtype=torch.double, requires_grad=True)
-    loss, _ = grpo(logp, inputs(torch.zeros_like(logp), [advantage]), GrpoOptions(**options))
+    loss, _ = grpo(logp, inputs_of(torch.zeros_like(logp), [advantage]), GrpoOptions(**options))
     loss.backward()
     assert logp.grad is not None
     return -float(loss.detach()), float(logp.grad)
@@ -73,7 +63,7 @@ def test_rows_of_length_one_and_three_give_the_worked_means() -> None:
     mask = torch.tensor([[True, False, False], [True, True, True]])
     for average, total, count in (("token", 7.0, 4), ("row", 3.0, 2)):
         options = GrpoOptions(average=average)  # type: ignore[arg-type]
-        loss, _ = grpo(logp, inputs(logp, [-1.0, -2.0], mask=mask), options)  # ratio 1: the term is -A
+        loss, _ = grpo(logp, inputs_of(logp, [-1.0, -2.0], mask=mask), options)  # ratio 1: the term is -A
         assert float(loss) == pytest.approx(total)
         assert int(units(mask, options)) == count
         assert float(loss / units(mask, options)) == pytest.approx({"token": 1.75, "row": 1.5}[average])
@@ -83,7 +73,7 @@ def test_a_row_without_tokens_is_no_unit() -> None:
     mask = torch.tensor([[True, True], [False, False]])
     assert int(units(mask, GrpoOptions())) == 1
     logp = torch.randn(2, 2, generator=torch.Generator().manual_seed(0), requires_grad=True)
-    loss, report = grpo(logp, inputs(torch.zeros(2, 2), [1.0, 5.0], mask=mask), GrpoOptions())
+    loss, report = grpo(logp, inputs_of(torch.zeros(2, 2), [1.0, 5.0], mask=mask), GrpoOptions())
     loss.backward()
     assert torch.isfinite(loss)
     assert logp.grad is not None
@@ -98,14 +88,14 @@ def test_the_gradient_is_that_of_finite_differences(average: str, dual_clip: flo
     logp = torch.randn(6, 4, generator=generator, dtype=torch.double) * 0.6
     old, ref = (torch.randn(6, 4, generator=generator, dtype=torch.double) * 0.6 for _ in range(2))
     mask = torch.rand(6, 4, generator=generator) < 0.7
-    given = inputs(old, [1.0, -1.0, 0.3, -2.0, 0.0, 0.7], mask=mask, ref=ref)
+    given = inputs_of(old, [1.0, -1.0, 0.3, -2.0, 0.0, 0.7], mask=mask, ref=ref)
     options = GrpoOptions(kl_beta=0.3, dual_clip=dual_clip, average=average)  # type: ignore[arg-type]
     assert torch.autograd.gradcheck(lambda x: grpo(x, given, options)[0], logp.requires_grad_(True))
 
 
 def test_the_loss_by_hand_with_a_kl_term() -> None:
     logp, old, ref = (torch.tensor([[value]], dtype=torch.double) for value in (math.log(1.1), 0.0, 0.2))
-    loss, report = grpo(logp, inputs(old, [2.0], ref=ref), GrpoOptions(kl_beta=0.5))
+    loss, report = grpo(logp, inputs_of(old, [2.0], ref=ref), GrpoOptions(kl_beta=0.5))
     difference = 0.2 - math.log(1.1)
     divergence = math.exp(difference) - difference - 1
     assert float(loss) == pytest.approx(-2.2 + 0.5 * divergence)
@@ -117,7 +107,7 @@ def test_the_loss_by_hand_with_a_kl_term() -> None:
 def test_the_report_counts_clipped_tokens() -> None:
     logp = torch.tensor([[1.5, 1.1, 0.5], [1.5, 0.5, 1.0]]).log()
     mask = torch.tensor([[True, True, True], [True, True, False]])
-    _, report = grpo(logp, inputs(torch.zeros(2, 3), [1.0, -1.0], mask=mask), GrpoOptions())
+    _, report = grpo(logp, inputs_of(torch.zeros(2, 3), [1.0, -1.0], mask=mask), GrpoOptions())
     assert int(report["clip_ratio"]) == 2  # 1.5 up under A = 1, .5 down under A = -1
     assert int(report["tokens"]) == 5
     assert not any(value.requires_grad for value in report.values())
@@ -128,7 +118,7 @@ def test_minus_infinity_behind_the_mask_gives_no_nan() -> None:
     logp = torch.tensor([[-1.0, nothing, nothing]], requires_grad=True)
     old, ref = torch.tensor([[-1.0, nothing, -2.0]]), torch.tensor([[-1.0, -3.0, nothing]])
     mask = torch.tensor([[True, False, False]])
-    loss, report = grpo(logp, inputs(old, [1.0], mask=mask, ref=ref), GrpoOptions(kl_beta=0.1))
+    loss, report = grpo(logp, inputs_of(old, [1.0], mask=mask, ref=ref), GrpoOptions(kl_beta=0.1))
     loss.backward()
     assert float(loss.detach()) == -1
     assert logp.grad is not None
@@ -138,7 +128,7 @@ def test_minus_infinity_behind_the_mask_gives_no_nan() -> None:
 
 def test_huge_ratios_stay_finite() -> None:
     logp = torch.tensor([[500.0], [-500.0]], requires_grad=True)
-    given = inputs(torch.zeros(2, 1), [-1.0, 1.0], ref=torch.zeros(2, 1))
+    given = inputs_of(torch.zeros(2, 1), [-1.0, 1.0], ref=torch.zeros(2, 1))
     loss, _ = grpo(logp, given, GrpoOptions(kl_beta=1.0))
     loss.backward()
     assert torch.isfinite(loss)

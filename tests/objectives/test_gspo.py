@@ -7,31 +7,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from groups_of import OPS
-from torch import Tensor
+from objective_inputs import inputs_of
 
-from recrl.objectives.base import ObjectiveInputs
 from recrl.objectives.gspo import GspoOptions, gspo, units
-
-
-def inputs(
-    old: Tensor, advantage: list[float], mask: Tensor | None = None, ref: Tensor | None = None
-) -> ObjectiveInputs:
-    everything = torch.ones_like(old, dtype=torch.bool)
-    return ObjectiveInputs(
-        old, ref, torch.tensor(advantage, dtype=old.dtype), everything if mask is None else mask, OPS
-    )
 
 
 def test_the_worked_ratio_is_clipped_and_has_no_gradient(shared: Path) -> None:
     worked = json.loads((shared / "reference" / "worked.json").read_text())
     logp = torch.tensor([worked["A1_delta"]], requires_grad=True)
-    loss, report = gspo(logp, inputs(torch.zeros_like(logp), [1.0]), GspoOptions())
+    loss, report = gspo(logp, inputs_of(torch.zeros_like(logp), [1.0]), GspoOptions())
     assert float(loss) == pytest.approx(-1.0004)
     loss.backward()
     assert (logp.grad == 0).all()
     assert int(report["clip_ratio"]) == 6
-    wide, _ = gspo(logp, inputs(torch.zeros_like(logp), [1.0]), GspoOptions(clip_high=1.0))
+    wide, _ = gspo(logp, inputs_of(torch.zeros_like(logp), [1.0]), GspoOptions(clip_high=1.0))
     assert float(wide) == pytest.approx(-worked["A1_r_token"], rel=1e-5)
 
 
@@ -40,7 +29,7 @@ def test_the_gradient_is_the_finite_difference() -> None:
     old = torch.randn(4, 3, generator=generator)
     ref = old + 0.2 * torch.randn(4, 3, generator=generator)
     mask = torch.tensor([[1, 1, 1], [1, 1, 0], [1, 0, 0], [0, 0, 0]]).bool()
-    given = inputs(old, [1.0, -2.0, 0.5, 3.0], mask, ref)
+    given = inputs_of(old, [1.0, -2.0, 0.5, 3.0], mask, ref)
     options = GspoOptions(clip_low=0.3, clip_high=0.3, kl_beta=0.1)
     logp = (old + 0.05).requires_grad_()
     gspo(logp, given, options)[0].backward()
@@ -55,7 +44,7 @@ def test_the_gradient_is_the_finite_difference() -> None:
 
 def test_a_row_without_tokens_adds_nothing() -> None:
     mask = torch.tensor([[True, True], [False, False]])
-    loss, report = gspo(torch.zeros(2, 2), inputs(torch.zeros(2, 2), [1.0, 5.0], mask), GspoOptions())
+    loss, report = gspo(torch.zeros(2, 2), inputs_of(torch.zeros(2, 2), [1.0, 5.0], mask), GspoOptions())
     assert float(loss) == -1.0
     assert int(units(mask, GspoOptions())) == 1
     assert int(report["tokens"]) == 2

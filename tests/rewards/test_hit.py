@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import torch
-from groups_of import groups_of
+from groups_of import REWARD_CONTEXT, groups_of
 
 from recrl.rewards import REWARDS
+from recrl.rewards.base import RewardOptions
 from recrl.rewards.hit import HIT, hit
-from recrl.rewards.options import RewardOptions
 
 
 def rewards(items: list[list[int]], targets: list[list[int]], exists: list[list[bool]] | None = None) -> object:
-    value = hit(groups_of(items, targets, exists=exists), RewardOptions())
+    value = hit(groups_of(items, targets, exists=exists), RewardOptions(), REWARD_CONTEXT)
     assert value.dtype == torch.float32
     return value.tolist()
 

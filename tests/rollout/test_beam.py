@@ -9,7 +9,7 @@ from worlds import tiny_codes, tiny_index, tiny_policy, tiny_prompts
 
 from recrl.backends.torch_backend import TransformersPolicy
 from recrl.groups import PromptBatch
-from recrl.rollout.base import RolloutOptions
+from recrl.rollout.base import RolloutContext, RolloutOptions
 from recrl.rollout.beam import beam_search, rollout
 from recrl.sids.tokens import sid_token_ids
 
@@ -36,7 +36,7 @@ def test_a_wide_beam_finds_every_item_in_the_order_of_its_probability() -> None:
         expected = every_score(policy, prompts, 30)
     assert found.exists.all()
     torch.testing.assert_close(found.score, expected.sort(descending=True).values, atol=1e-4, rtol=1e-4)
-    assert torch.equal(found.items, expected.argsort(descending=True))
+    assert torch.equal(found.items[..., 0], expected.argsort(descending=True))
 
 
 @pytest.mark.parametrize("width", [1, 3, 16])
@@ -46,18 +46,17 @@ def test_every_beam_is_legal_distinct_and_sorted(width: int) -> None:
     found = beam_search(policy, policy.trie, prompts, width)
     assert (found.score[:, :-1] >= found.score[:, 1:]).all()
     for row in range(3):
-        assert len(set(found.items[row].tolist())) == width
+        assert len(set(found.items[row, :, 0].tolist())) == width
         lengths = (found.tokens[row] >= 0).sum(-1)
-        assert torch.equal(policy.trie.walk(found.tokens[row].clamp(min=0), lengths), found.items[row])
+        assert torch.equal(policy.trie.walk(found.tokens[row].clamp(min=0), lengths), found.items[row, :, 0])
 
 
 def test_a_beam_wider_than_the_catalogue_says_what_does_not_exist() -> None:
     policy = tiny_policy(items=5)
-    groups = rollout(
-        policy, policy.trie, tiny_prompts(policy, [4], items=5), tiny_codes(5), RolloutOptions(group_size=8), seed=0
-    )
+    context = RolloutContext(policy, policy.trie, tiny_codes(5), seed=0)
+    groups = rollout(tiny_prompts(policy, [4], items=5), RolloutOptions(group_size=8), context)
     assert groups.exists.sum() == 5
-    assert set(groups.items[0][groups.exists[0]].tolist()) == set(range(5))
+    assert set(groups.items[0, :, 0][groups.exists[0]].tolist()) == set(range(5))
     assert (groups.items[0][~groups.exists[0]] == -1).all()
     assert not groups.mask[0][~groups.exists[0]].any()
 

@@ -26,10 +26,10 @@ def test_frequencies_follow_the_legal_distribution() -> None:
     policy = tiny_policy(items=6, space="legal")
     prompts = tiny_prompts(policy, [4], items=6)
     exact = beam_search(policy, policy.trie, prompts, 6)
-    probability = torch.zeros(6).scatter(0, exact.items[0], exact.score[0].exp())
+    probability = torch.zeros(6).scatter(0, exact.items[0, :, 0], exact.score[0].exp())
     torch.testing.assert_close(probability.sum(), torch.tensor(1.0), atol=1e-4, rtol=0)
     drawn = sample(policy, policy.trie, prompts, SampleOptions(group_size=20_000), 0)
-    share = drawn.items[0].bincount(minlength=6) / 20_000
+    share = drawn.items[0, :, 0].bincount(minlength=6) / 20_000
     assert (share - probability).abs().max() < 0.015  # four standard errors at p = .5
 
 
@@ -38,4 +38,4 @@ def test_a_low_temperature_is_greedy() -> None:
     drawn = sample(
         policy, policy.trie, tiny_prompts(policy, [4], items=6), SampleOptions(group_size=8, temperature=1e-3), 0
     )
-    assert len(set(drawn.items[0].tolist())) == 1
+    assert len(set(drawn.items[0, :, 0].tolist())) == 1

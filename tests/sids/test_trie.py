@@ -67,7 +67,7 @@ def test_the_tables_hold_each_prefix_once_with_sorted_edges(rows: list[Row]) -> 
 @given(prefix_free())
 def test_leaves_are_where_rows_end_and_equal_rows_share_one(rows: list[Row]) -> None:
     trie = build(rows)
-    leaves = trie.leaf.tolist()
+    leaves = trie.leaf[0].tolist()
     assert all(trie.count[leaf] == 0 for leaf in leaves)
     for left, first in zip(rows, leaves, strict=True):
         for right, second in zip(rows, leaves, strict=True):

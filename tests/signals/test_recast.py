@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from groups_of import context, groups_of, small_trie
+from groups_of import REWARD_CONTEXT, context, groups_of, small_trie
 
 from recrl.groups import RolloutGroups, Signal
+from recrl.rewards.base import RewardOptions
 from recrl.rewards.hit import hit
-from recrl.rewards.options import RewardOptions
 from recrl.signals.recast import RecastOptions, recast
 from recrl.signals.repair import RepairOptions, repair_share, structural_score
 
 
 def run(groups: RolloutGroups, *, state: dict[str, float] | None = None, **options: object) -> Signal:
-    rewards = hit(groups, RewardOptions()).unsqueeze(-1)
+    rewards = hit(groups, RewardOptions(), REWARD_CONTEXT).unsqueeze(-1)
     return recast(groups, rewards, torch.ones(1), RecastOptions(**options), context(state))  # type: ignore[arg-type]
 
 
@@ -45,14 +45,14 @@ def test_repair_puts_the_target_in_the_last_of_the_farthest_places(shared: Path)
     groups = groups_of([[6, 1, 7, 9]], [[5]])  # nearness .1, 0, .1, 0
     made = run(groups)
     assert made.repaired.tolist() == [True]
-    assert made.groups.items[0].tolist() == [6, 1, 7, 5]
+    assert made.groups.items[0, :, 0].tolist() == [6, 1, 7, 5]
     assert worked["D_repair_index"] == 3
     assert made.advantage[0].tolist() == [-1, 0, 0, 1]
     tokens, mask = made.groups.tokens[0, 3], made.groups.mask[0, 3]
     assert tokens[mask].tolist() == [51, 61]
     assert made.groups.hits[0].tolist() == [False, False, False, True]
     assert small_trie().walk(tokens[None], mask.sum()[None]).tolist() == [5]
-    assert groups.items[0].tolist() == [6, 1, 7, 9]  # what came in is untouched
+    assert groups.items[0, :, 0].tolist() == [6, 1, 7, 9]  # what came in is untouched
 
 
 def test_without_repair_groups_that_miss_are_left_out() -> None:

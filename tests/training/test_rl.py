@@ -44,7 +44,7 @@ def flat_gradient(model: nn.Module) -> Tensor:
 
 def first_batch(rl: Rl) -> PackedGroups:
     groups = rl.rollout(rl.prompts.batch(0), seed=1)
-    rewards = rl.method.reward(groups)
+    rewards = rl.method.reward(groups, rl.reward_context)
     return pack_active(
         rl.method.signal.run(groups, rewards, torch.ones(1), rl.method.signal_options, context()), rl.policy.ops
     )
@@ -189,7 +189,7 @@ def test_the_reference_is_there_only_where_it_weighs_something(world: Path, trai
 def test_a_step_without_active_rows_changes_no_weight(world: Path, trained: Path, tmp_path: Path) -> None:
     rl = rl_of(world, trained, tmp_path)
     before = copy.deepcopy(rl.policy.model.state_dict())
-    never = replace(rl.method.rewards[0][0], run=lambda groups, _: torch.zeros(groups.exists.shape))
+    never = replace(rl.method.rewards[0][0], run=lambda groups, *_: torch.zeros(groups.exists.shape))
     rl.method = replace(rl.method, rewards=((never, rl.method.rewards[0][1]),))
     values = rl.step()
     assert values["signal/active_rows"] == 0

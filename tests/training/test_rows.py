@@ -105,7 +105,7 @@ def test_a_token_is_chosen_at_the_node_that_a_walk_reaches(template: str) -> Non
         for place, token in enumerate(tokens):
             assert int(nodes[item][place]) == int(node)
             node = trie.step(node, token)
-        assert int(node) == int(trie.leaf[item])
+        assert int(node) == int(trie.leaf[0, item])
 
 
 def test_a_plain_row_is_bos_and_sids_scored_from_the_second_item_on() -> None:

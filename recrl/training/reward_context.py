@@ -1,0 +1,49 @@
+"""What rewards know of a run's data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recrl.baselines import BASELINES, Scorer
+from recrl.components import Choice, resolve
+from recrl.data.frequency import training_counts
+from recrl.data.ragged import Ragged
+from recrl.evaluation.diversity import category_codes
+from recrl.rewards.base import RewardContext
+from recrl.training.setup import World
+
+
+def reward_context(world: World) -> RewardContext:
+    """Categories, engagement and scorers of the training data."""
+    train, items = world.dataset.train, len(world.dataset.catalog)
+    category = category_codes(world.dataset.catalog.categories)
+    if (category < 0).all():
+        category = world.index.codes[:, 0]
+    taken = np.log1p(training_counts(train, items).astype(np.float64))
+    engagement = taken / max(taken.max(initial=0.0), 1e-9)
+
+    @cache
+    def fitted(kind: str, options: tuple[tuple[str, object], ...]) -> Scorer:
+        part, checked = resolve(BASELINES, Choice(kind=kind, **dict(options)), where="rl.rewards.scorer")
+        scorer: Scorer = part.run(train, items, checked)
+        return scorer
+
+    def scorer(choice: Choice) -> Callable[[Tensor], Tensor]:
+        made = fitted(choice.kind, tuple(sorted(choice.given.items())))
+
+        def scores(history: Tensor) -> Tensor:
+            rows = [row[row >= 0].tolist() for row in history.cpu()]
+            return torch.from_numpy(np.ascontiguousarray(made.scores(Ragged.from_lists(rows)))).to(history.device)
+
+        return scores
+
+    return RewardContext(
+        torch.from_numpy(category.astype(np.int64)).to(world.device),
+        torch.from_numpy(engagement.astype(np.float32)).to(world.device),
+        scorer,
+    )
