@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from recrl.commands.options import config_argument, echo_json, json_option, set_option
+from recrl.commands.options import config_argument, echo_json, json_option, recipe_option, set_option
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +24,7 @@ def config() -> None:
 @config.command(short_help="Print a config in full.")
 @config_argument
 @set_option
-@click.option("--recipe", help="A recipe's name, or a TOML file: the method.")
+@recipe_option
 @json_option
 def show(config: str, overrides: tuple[str, ...], recipe: str | None, as_json: bool) -> None:
     """Print CONFIG (a TOML file) as a run would see it: with defaults, recipe and overrides."""

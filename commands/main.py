@@ -21,6 +21,7 @@ COMMANDS = {
     "demo": "Run the whole path on synthetic data.",
     "doctor": "Say what this machine has.",
     "eval": "Evaluate runs and checkpoints side by side.",
+    "recipe": "List, show and compare methods.",
     "recommend": "Recommend items to a user.",
     "report": "Write a run's report page.",
     "rl": "Train by reinforcement learning.",

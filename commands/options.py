@@ -15,6 +15,7 @@ config_argument: Decorator = click.argument("config", type=click.Path())
 set_option: Decorator = click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of CONFIG, such as sft.lr=0.001."
 )
+recipe_option: Decorator = click.option("--recipe", help="A recipe's name, or a TOML file: the method.")
 json_option: Decorator = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
 overwrite_option: Decorator = click.option("--overwrite", is_flag=True, help="Replace what is there.")
 resume_option: Decorator = click.option("--resume", is_flag=True, help="Go on from the newest whole checkpoint.")
@@ -23,7 +24,8 @@ dry_run_option: Decorator = click.option("--dry-run", is_flag=True, help="Check 
 
 def train_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """CONFIG and the options of a command that trains."""
-    for option in (json_option, overwrite_option, resume_option, dry_run_option, set_option, config_argument):
+    options = (json_option, overwrite_option, resume_option, dry_run_option, set_option, recipe_option, config_argument)
+    for option in options:
         command = option(command)
     return command
 

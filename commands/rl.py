@@ -12,7 +12,6 @@ from recrl.commands.options import echo_json, step_progress, train_options
 
 @click.command()
 @train_options
-@click.option("--recipe", help="A recipe's name, or a TOML file: the method.")
 def rl(
     config: str,
     recipe: str | None,

@@ -12,9 +12,17 @@ from recrl.commands.options import echo_json, step_progress, train_options
 
 @click.command()
 @train_options
-def sft(config: str, overrides: tuple[str, ...], dry_run: bool, resume: bool, overwrite: bool, as_json: bool) -> None:
+def sft(
+    config: str,
+    recipe: str | None,
+    overrides: tuple[str, ...],
+    dry_run: bool,
+    resume: bool,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
     """Fine-tune the model that CONFIG (a TOML file) describes on its data's training rows."""
-    run = configs.load(Path(config), overrides)
+    run = configs.load(Path(config), overrides, recipe=recipe)
     if dry_run:
         click.echo(run.to_toml())
         return

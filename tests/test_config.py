@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel, ValidationError
 
+from recrl import recipe as recipes
 from recrl.components import Choice
-from recrl.config import RECIPES, RunConfig, check, load, merge
+from recrl.config import RunConfig, check, load
 from recrl.config_help import FAMILIES, example, json_schema, part_help, section_keys
 from recrl.errors import ConfigError
+from recrl.layers import merge
 from recrl.sids.encoders import resolve_encoder
 from recrl.sids.quantizers import resolve_quantizer
 from recrl.training.method import Method
@@ -110,11 +112,13 @@ def test_a_config_does_not_change():
         RunConfig().sft.lr = 1.0
 
 
-@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
-def test_every_recipe_is_a_method(path: Path, tmp_path: Path):
-    config = load(written(tmp_path, ""), recipe=path.stem)
+@pytest.mark.parametrize("name", recipes.names())
+def test_every_recipe_is_a_method(name: str, tmp_path: Path):
+    config = load(written(tmp_path, ""), recipe=name)
     assert Method.make(config.rl).rollout_options.group_size >= 2
-    assert tomllib.loads(path.read_text())["about"]
+    recipe = recipes.read(name)
+    assert recipe.about
+    assert recipe.source
 
 
 def test_the_example_loads_and_its_parts_exist(tmp_path: Path):

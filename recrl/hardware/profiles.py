@@ -7,8 +7,8 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from recrl.config import read_toml
 from recrl.errors import ConfigError, nearest
+from recrl.layers import read_toml
 
 PROFILES = Path(__file__).parents[1] / "hw_profiles"
 

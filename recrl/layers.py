@@ -1,0 +1,52 @@
+"""Nested values of TOML files, one laid on another."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from recrl.errors import ConfigError
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The values of a TOML file, unchecked."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"no config at {path}", fix="`recrl config example` prints one") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path} is a folder", fix="name the TOML file in it") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML", why=str(error), fix="mend that line") from None
+
+
+def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """``above`` on ``below``, table by table. A part of another ``kind`` replaces the whole part."""
+    if "kind" in above and "kind" in below and above["kind"] != below["kind"]:
+        return above
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, dict) and isinstance(below.get(key), dict)
+        merged[key] = merge(below[key], value) if both else value
+    return merged
+
+
+def override(values: dict[str, Any], text: str) -> None:
+    """Set what ``section.key=value`` says; the value is TOML, or a bare word."""
+    key, separator, written = text.partition("=")
+    steps = key.strip().split(".")
+    if not separator or len(steps) < 2 or not all(steps):
+        raise ConfigError(f"--set {text}", why="it is not section.key=value", fix="for example --set sft.lr=0.001")
+    try:
+        value = tomllib.loads(f"value = {written}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = written.strip()
+    for step in steps[:-1]:
+        inner = values.setdefault(step, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(
+                f"--set {text}", why=f"{step} is a value, not a section", fix="`recrl config schema` lists the keys"
+            )
+        values = inner
+    values[steps[-1]] = value
