@@ -3,4 +3,9 @@
 OBJECTIVES = {
     "grpo": "recrl.objectives.grpo:GRPO",
     "gspo": "recrl.objectives.gspo:GSPO",
+    "gbpo": "recrl.objectives.gbpo:GBPO",
+    "ecpo": "recrl.objectives.ecpo:ECPO",
+    "bapo": "recrl.objectives.bapo:BAPO",
+    "sage": "recrl.objectives.sage:SAGE",
+    "s_dpo": "recrl.objectives.s_dpo:S_DPO",
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -90,14 +90,58 @@ class Objective(Part):
     adapt: Callable[[Tensor, PackedGroups, Any], State] | None = None
 
 
-def rows_with_tokens(rows: PackedGroups, options: ObjectiveOptions) -> Tensor:  # noqa: ARG001
+Average = Literal["row", "token", "sum"]
+
+
+def rows_with_tokens(rows: PackedGroups, options: Any) -> Tensor:  # noqa: ARG001
     """The units of a mean over rows."""
     return rows.mask.any(1).sum()
+
+
+def total(
+    per_token: Tensor,
+    logp: Tensor,
+    inputs: ObjectiveInputs,
+    options: ObjectiveOptions,
+    *,
+    bounded: Tensor,
+    average: Average = "row",
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The sum of a loss with its KL term, and what every loss reports.
+
+    Args:
+        per_token: [N, R] terms of the loss; one of a whole row stands at each of its tokens.
+        logp: [N, R] under the policy in training.
+        bounded: [N, R] bool, where a bound holds the term; masked places do not count.
+        average: ``row`` and ``sum`` sum over rows the means, or the sums, of their tokens; ``token`` sums over tokens.
+
+    Returns:
+        The sum, and token sums: ``clip_ratio``, ``ppo_kl`` (k1, nats), ``kl_loss`` (k3, nats), ``tokens``.
+    """
+    mask = inputs.mask
+    report = {
+        "clip_ratio": (bounded & mask).sum(),
+        "ppo_kl": -log_ratio(logp, inputs.logp_old, mask).sum(),
+        "tokens": mask.sum(),
+    }
+    if inputs.logp_ref is not None:
+        divergence = k3(logp, inputs.logp_ref, mask)
+        per_token = per_token + options.kl_beta * divergence
+        report["kl_loss"] = torch.where(mask, divergence, 0.0).sum()
+    per_token = torch.where(mask, per_token, 0.0)
+    if average == "row":
+        per_token = per_token / mask.sum(1, keepdim=True).clamp(min=1)
+    return per_token.sum(), {name: value.detach() for name, value in report.items()}
 
 
 def log_ratio(logp: Tensor, base: Tensor, mask: Tensor) -> Tensor:
     """[N, R] ``logp - base``, 0 where masked and clamped elsewhere: safe to exponentiate."""
     return torch.where(mask, logp - base, 0.0).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+
+
+def near(logp: Tensor, logp_old: Tensor) -> Tensor:
+    """[N, R] ``logp``, at most ``MAX_LOG_RATIO`` from ``logp_old``: rule 2 for ops that take both."""
+    return logp_old + (logp - logp_old).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
 
 
 def k3(logp: Tensor, logp_ref: Tensor, mask: Tensor) -> Tensor:

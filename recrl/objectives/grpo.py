@@ -1,62 +1,73 @@
-"""GRPO: PPO's clipped surrogate, two bounds, dual clip, a k3 KL term (arXiv:2402.03300; METHODS B-3 and B-4)."""
+"""GRPO: PPO's clipped surrogate, two bounds, dual clip, a k3 KL term (arXiv:2402.03300; METHODS B-3, B-4 and B-6).
+
+    J = mean over rows of (1/T) sum_t min(r A, clip(r, 1 - clip_low, 1 + clip_high) A) - kl_beta KL(policy || reference)
+    r = exp(logp - logp_old) of a token, T tokens of a row
+
+DAPO's loss is ``clip_high = 0.28``, ``average = "token"`` and no KL; Dr. GRPO's is ``average = "sum"`` with a signal
+that does not divide by the standard deviation.
+"""
 
 from __future__ import annotations
-
-from typing import Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from recrl.groups import PackedGroups
-from recrl.objectives.base import Objective, ObjectiveInputs, ObjectiveOptions, k3, log_ratio, rows_with_tokens
+from recrl.objectives.base import (
+    Average,
+    Objective,
+    ObjectiveInputs,
+    ObjectiveOptions,
+    log_ratio,
+    rows_with_tokens,
+    total,
+)
 
 
 class GrpoOptions(ObjectiveOptions):
     clip_low: float = Field(0.2, ge=0, lt=1)
+    """The ratio is clipped below 1 minus this."""
     clip_high: float = Field(0.2, ge=0)
+    """The ratio is clipped above 1 plus this."""
     dual_clip: float = Field(0.0, ge=0)
     """Bound on the loss of rows with a negative advantage (verl: 3); 0 is off."""
-    average: Literal["row", "token"] = "row"
-    """Mean over tokens within rows and then over rows (GRPO), or over all tokens (DAPO, verl's default)."""
+    average: Average = "row"
+    """Mean over tokens within rows and then over rows (GRPO); over all tokens (DAPO, verl's default); or over rows of
+    their tokens' sums (Dr. GRPO)."""
 
 
 def grpo(logp: Tensor, inputs: ObjectiveInputs, options: GrpoOptions) -> tuple[Tensor, dict[str, Tensor]]:
-    """The negated objective, summed over rows (``average = "row"``) or over tokens.
+    """The negated objective, summed over rows, or over tokens with ``average = "token"``.
 
     Args:
         logp: [N, R] under the policy in training; the only argument that carries a gradient.
         inputs: see ``ObjectiveInputs``.
 
     Returns:
-        The sum, and token sums to report: ``clip_ratio``, ``ppo_kl`` (k1, nats), ``kl_loss`` (k3, nats), ``tokens``.
+        See ``total``.
     """
-    mask, advantage = inputs.mask, inputs.advantage.unsqueeze(1)
-    change = log_ratio(logp, inputs.logp_old, mask)
-    ratio = change.exp()
-    clipped = ratio.clamp(1 - options.clip_low, 1 + options.clip_high)
-    surrogate = torch.minimum(ratio * advantage, clipped * advantage)
+    loss, bounded = clipped(logp, inputs, 1 - options.clip_low, 1 + options.clip_high)
     if options.dual_clip > 0:
-        surrogate = torch.where(advantage < 0, torch.maximum(surrogate, options.dual_clip * advantage), surrogate)
-    per_token = -surrogate
-    report = {
-        "clip_ratio": ((ratio * advantage > clipped * advantage) & mask).sum(),
-        "ppo_kl": -change.sum(),
-        "tokens": mask.sum(),
-    }
-    if inputs.logp_ref is not None:
-        divergence = k3(logp, inputs.logp_ref, mask)
-        per_token = per_token + options.kl_beta * divergence
-        report["kl_loss"] = torch.where(mask, divergence, 0.0).sum()
-    per_token = torch.where(mask, per_token, 0.0)
-    if options.average == "row":
-        per_token = per_token / mask.sum(1, keepdim=True).clamp(min=1)
-    return per_token.sum(), {name: value.detach() for name, value in report.items()}
+        advantage = inputs.advantage.unsqueeze(1)
+        loss = torch.where(advantage < 0, torch.minimum(loss, -options.dual_clip * advantage), loss)
+    return total(loss, logp, inputs, options, bounded=bounded, average=options.average)
+
+
+def clipped(logp: Tensor, inputs: ObjectiveInputs, low: float, high: float) -> tuple[Tensor, Tensor]:
+    """PPO's clipped surrogate, negated: [N, R] terms, and where the clip holds them."""
+    return clipped_ratio(log_ratio(logp, inputs.logp_old, inputs.mask).exp(), inputs.advantage, low, high)
+
+
+def clipped_ratio(ratio: Tensor, advantage: Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:
+    """The same of ratios [N, R] and advantages [N]."""
+    raw, held = ratio * advantage.unsqueeze(1), ratio.clamp(low, high) * advantage.unsqueeze(1)
+    return -torch.minimum(raw, held), raw > held
 
 
 def units(rows: PackedGroups, options: GrpoOptions) -> Tensor:
     """Rows that have a token, or tokens."""
-    return rows_with_tokens(rows, options) if options.average == "row" else rows.mask.sum()
+    return rows.mask.sum() if options.average == "token" else rows_with_tokens(rows, options)
 
 
 GRPO = Objective(GrpoOptions, grpo, source="arXiv:2402.03300", units=units)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from objective_inputs import inputs_of
+from objective_inputs import inputs_of, rows_of
 
 from recrl.objectives.base import k3
 from recrl.objectives.grpo import GRPO, GrpoOptions, grpo, units
@@ -61,17 +61,18 @@ def test_rows_of_length_one_and_three_give_the_worked_means() -> None:
     """METHODS B-6: per-token terms 1 and 2 -> token mean 7 / 4, row mean 1.5."""
     logp = torch.zeros(2, 3)
     mask = torch.tensor([[True, False, False], [True, True, True]])
-    for average, total, count in (("token", 7.0, 4), ("row", 3.0, 2)):
+    for average, total, count in (("token", 7.0, 4), ("row", 3.0, 2), ("sum", 7.0, 2)):
         options = GrpoOptions(average=average)  # type: ignore[arg-type]
         loss, _ = grpo(logp, inputs_of(logp, [-1.0, -2.0], mask=mask), options)  # ratio 1: the term is -A
         assert float(loss) == pytest.approx(total)
-        assert int(units(mask, options)) == count
-        assert float(loss / units(mask, options)) == pytest.approx({"token": 1.75, "row": 1.5}[average])
+        divisor = units(rows_of(logp, [-1.0, -2.0], mask=mask), options)
+        assert int(divisor) == count
+        assert float(loss / divisor) == pytest.approx({"token": 1.75, "row": 1.5, "sum": 3.5}[average])
 
 
 def test_a_row_without_tokens_is_no_unit() -> None:
     mask = torch.tensor([[True, True], [False, False]])
-    assert int(units(mask, GrpoOptions())) == 1
+    assert int(units(rows_of(torch.zeros(2, 2), [1.0, 5.0], mask=mask), GrpoOptions())) == 1
     logp = torch.randn(2, 2, generator=torch.Generator().manual_seed(0), requires_grad=True)
     loss, report = grpo(logp, inputs_of(torch.zeros(2, 2), [1.0, 5.0], mask=mask), GrpoOptions())
     loss.backward()

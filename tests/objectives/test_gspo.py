@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from objective_inputs import inputs_of
+from objective_inputs import inputs_of, rows_of
 
-from recrl.objectives.gspo import GspoOptions, gspo, units
+from recrl.objectives.gspo import GSPO, GspoOptions, gspo
 
 
 def test_the_worked_ratio_is_clipped_and_has_no_gradient(shared: Path) -> None:
@@ -29,7 +29,7 @@ def test_the_gradient_is_the_finite_difference() -> None:
     old = torch.randn(4, 3, generator=generator)
     ref = old + 0.2 * torch.randn(4, 3, generator=generator)
     mask = torch.tensor([[1, 1, 1], [1, 1, 0], [1, 0, 0], [0, 0, 0]]).bool()
-    given = inputs_of(old, [1.0, -2.0, 0.5, 3.0], mask, ref)
+    given = inputs_of(old, [1.0, -2.0, 0.5, 3.0], mask=mask, ref=ref)
     options = GspoOptions(clip_low=0.3, clip_high=0.3, kl_beta=0.1)
     logp = (old + 0.05).requires_grad_()
     gspo(logp, given, options)[0].backward()
@@ -44,7 +44,7 @@ def test_the_gradient_is_the_finite_difference() -> None:
 
 def test_a_row_without_tokens_adds_nothing() -> None:
     mask = torch.tensor([[True, True], [False, False]])
-    loss, report = gspo(torch.zeros(2, 2), inputs_of(torch.zeros(2, 2), [1.0, 5.0], mask), GspoOptions())
+    loss, report = gspo(torch.zeros(2, 2), inputs_of(torch.zeros(2, 2), [1.0, 5.0], mask=mask), GspoOptions())
     assert float(loss) == -1.0
-    assert int(units(mask, GspoOptions())) == 1
+    assert int(GSPO.units(rows_of(torch.zeros(2, 2), [1.0, 5.0], mask=mask), GspoOptions())) == 1
     assert int(report["tokens"]) == 2

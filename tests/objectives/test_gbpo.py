@@ -1,0 +1,49 @@
+"""GBPO: the coefficient of the gradient, by the paper's definition."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from objective_inputs import inputs_of
+
+from recrl.objectives.gbpo import GbpoOptions, gbpo
+
+PROBABILITY = st.floats(1e-4, 0.999)
+
+
+def coefficient(new: float, old: float, advantage: float, level: str = "token") -> float:
+    """What multiplies A in the gradient of a single token's objective."""
+    logp = torch.tensor([[math.log(new)]], dtype=torch.double, requires_grad=True)
+    before = torch.tensor([[math.log(old)]], dtype=torch.double)
+    gbpo(logp, inputs_of(before, [advantage]), GbpoOptions(level=level))[0].backward()
+    assert logp.grad is not None
+    return -float(logp.grad) / advantage
+
+
+def test_the_worked_coefficients(worked: dict[str, Any]) -> None:
+    case = worked["B_gbpo"]
+    assert coefficient(case["pi"], case["pi_old"], 1.0) == pytest.approx(case["pos"])
+    assert coefficient(case["pi"], case["pi_old"], -1.0) == pytest.approx(case["neg"])
+
+
+@settings(deadline=None)
+@given(PROBABILITY, PROBABILITY, st.sampled_from(["token", "sequence"]))
+def test_both_levels_agree_on_one_token_and_follow_the_definition(new: float, old: float, level: str) -> None:
+    ratio = new / old
+    assert coefficient(new, old, 2.0, level) == pytest.approx(min(ratio, 1), rel=1e-6)
+    assert coefficient(new, old, -0.5, level) == pytest.approx(min(ratio, new / max(1 - new, 1e-6)), rel=1e-6)
+
+
+def test_the_sequence_level_takes_geometric_means() -> None:
+    old = torch.tensor([[0.2, 0.8], [0.5, 0.5]], dtype=torch.double).log()
+    logp = torch.tensor([[0.3, 0.6], [0.5, 0.5]], dtype=torch.double).log().requires_grad_()
+    mask = torch.tensor([[True, True], [True, False]])
+    gbpo(logp, inputs_of(old, [-1.0, -1.0], mask=mask), GbpoOptions(level="sequence"))[0].backward()
+    new, before = math.sqrt(0.18), math.sqrt(0.16)
+    expected = min(new / before, new / (1 - new)) / 2
+    torch.testing.assert_close(logp.grad, torch.tensor([[expected, expected], [1.0, 0.0]], dtype=torch.double))
