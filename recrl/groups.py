@@ -98,6 +98,20 @@ class RolloutGroups:
             self.hard[rows],
         )
 
+    def responses(self, place: Tensor) -> RolloutGroups:
+        """Of every group the responses at [B, G'] places, in that order; ``hard`` stays as it is."""
+        row = torch.arange(len(place), device=place.device).unsqueeze(1)
+        return replace(
+            self,
+            tokens=self.tokens[row, place],
+            mask=self.mask[row, place],
+            nodes=self.nodes[row, place],
+            logp=self.logp[row, place],
+            items=self.items[row, place],
+            codes=self.codes[row, place],
+            exists=self.exists[row, place],
+        )
+
     @property
     def item_hits(self) -> Tensor:
         """[B, G, I] bool: the item is one of the prompt's targets."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import pytest
 import torch
 from groups_of import OPS, groups_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recrl.groups import PackedGroups, RolloutGroups, Signal, pack_active
+from recrl.groups import PackedGroups, RolloutGroups, Signal, pack_active, slate_entropy
+from recrl.rollout.base import join_groups
 
 
 def signal_of(groups: RolloutGroups, active: list[list[bool]]) -> Signal:
@@ -135,3 +138,46 @@ def test_hits_are_existing_responses_that_name_a_target() -> None:
         exists=[[True, True, False], [True, True, False], [True, True, True]],
     )
     assert groups.hits.tolist() == [[False, True, False], [True, False, False], [False, False, False]]
+
+
+def test_groups_of_different_sizes_join_and_come_apart_again() -> None:
+    first = groups_of([[1, 2], [3, 4]], [[1], [9]], prompt_lengths=[2, 4])
+    second = groups_of([[5, 6, -1]], [[5]], prompt_lengths=[7])
+    both = join_groups([first, second])
+    assert both.prompts.ids.shape == (3, 7)
+    assert both.prompts.length.tolist() == [2, 4, 7]
+    assert both.items[..., 0].tolist() == [[1, 2, -1], [3, 4, -1], [5, 6, -1]]
+    assert both.exists.tolist() == [[True, True, False], [True, True, False], [True, True, False]]
+    assert both.hard.tolist() == [False, True, False]
+    assert both.hits.tolist() == [[True, False, False], [False] * 3, [True, False, False]]
+    apart = both.select(torch.tensor([2, 0]))
+    assert apart.prompts.targets.items.tolist() == [[5], [1]]
+    assert apart.prompts.ids[1, :2].tolist() == first.prompts.ids[0, :2].tolist()
+    assert apart.tokens[0].tolist() == second.tokens[0].tolist()
+
+
+def test_responses_are_taken_in_the_order_that_is_asked_for() -> None:
+    groups = groups_of([[1, 2, 3], [4, 5, 6]], [[2], [7]])
+    taken = groups.responses(torch.tensor([[2, 1], [0, 0]]))
+    assert taken.items[..., 0].tolist() == [[3, 2], [4, 4]]
+    assert taken.hits.tolist() == [[False, True], [False, False]]
+    assert taken.hard.tolist() == groups.hard.tolist()
+
+
+def test_the_entropy_of_a_slate_is_over_its_valid_items() -> None:
+    category = torch.tensor([0, 0, 1, 2])
+    slates = torch.tensor([[0, 1, 0, 2], [0, 2, 3, -1], [1, -1, -1, -1], [-1, -1, -1, -1]])
+    entropy = slate_entropy(slates, category)
+    three_one = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
+    assert entropy[:3].tolist() == pytest.approx([three_one, math.log(3), 0.0])
+    assert entropy[3].isnan()
+
+
+def test_packed_rows_know_how_many_items_they_name() -> None:
+    groups = groups_of([[1, 2, -1]], exists=[[True] * 3])
+    entropy = torch.tensor([[0.5, 1.0, float("nan")]])
+    packed = pack_active(signal_of(groups, [[False, True, True]]), OPS, entropy)
+    assert packed.slate_size.tolist() == [1, 0]
+    assert packed.slate_entropy[0] == 1.0
+    assert packed.select(torch.tensor([0])).slate_size.tolist() == [1, 0]
+    assert pack_active(signal_of(groups, [[True] * 3]), OPS).slate_entropy.isnan().all()

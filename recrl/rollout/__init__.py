@@ -6,4 +6,7 @@ A rollout is ``run(prompts, options, context) -> RolloutGroups``; its options ar
 ROLLOUTS = {
     "beam": "recrl.rollout.beam:BEAM",
     "sample": "recrl.rollout.sample:SAMPLE",
+    "dynamic": "recrl.rollout.dynamic:DYNAMIC",
+    "curriculum": "recrl.rollout.curriculum:CURRICULUM",
+    "catalogue": "recrl.rollout.catalogue:CATALOGUE",
 }

@@ -28,7 +28,7 @@ class _Beams:
     tokens: Tensor  # [B, W, steps]
     nodes: Tensor  # [B, W, steps] where each token was chosen
     logps: Tensor  # [B, W, steps]
-    items: Tensor  # [B, W, steps] items that ended there, -1 elsewhere
+    items: Tensor  # [B, W, 1 + steps] items that ended there, -1 elsewhere
 
     def is_open(self, trie: Trie) -> Tensor:
         """[B, W] bool: the beam is real and not finished."""
@@ -45,7 +45,9 @@ def beam_search(policy: Policy, trie: Trie, prompts: PromptBatch, width: int, sl
     walk = Walk.begin(prompts.start)
     empty = walk.node.new_zeros(len(prompts), 1, 0)
     score = hidden.new_zeros(len(prompts), 1, dtype=torch.float32)
-    beams = _Beams(score, walk, empty, empty, score.new_zeros(len(prompts), 1, 0), empty)
+    # A prompt that gives the whole answer starts at its leaf: that item is named already.
+    items = trie.item[walk.node].unsqueeze(-1)
+    beams = _Beams(score, walk, empty, empty, score.new_zeros(len(prompts), 1, 0), items)
     opened = torch.zeros_like(walk.node)  # [B, U] the beams that ``hidden`` belongs to
     for step in range(trie.depth * slate_size):
         beams, slot = _advance(trie, beams, opened, policy, hidden, trie.widest(step, slate_size), width, slate_size)
@@ -57,8 +59,8 @@ def beam_search(policy: Policy, trie: Trie, prompts: PromptBatch, width: int, sl
         token = beams.tokens[:, :, -1].clamp(min=0)
         hidden = policy.extend(state, slot.gather(1, opened), token.gather(1, opened), step)
     exists = beams.score > float("-inf")
-    items = torch.where(exists.unsqueeze(-1), slates(beams.items, slate_size), -1)
-    return Responses(beams.tokens, beams.nodes, beams.logps, exists, items)
+    named = torch.where(exists.unsqueeze(-1), slates(beams.items, slate_size), -1)
+    return Responses(beams.tokens, beams.nodes, beams.logps, exists, named)
 
 
 def _advance(

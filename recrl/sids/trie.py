@@ -1,9 +1,9 @@
 """The legal responses as a trie in dense integer tables, stepped for whole batches at once.
 
 The first nodes are the roots: one for SIDs, and one more where titles are responses too. The edges of a node lie side
-side, sorted by token, so a node is a start and a count; nodes are numbered in the order of the edges to them, so edge
-``e`` leads to node ``e + roots`` and the children of a batch of nodes are one gather. A response is legal if and only if
-it is a path from its root to a leaf.
+by side, sorted by token, so a node is a start and a count; nodes are numbered in the order of the edges to them, so
+edge ``e`` leads to node ``e + roots`` and the children of a batch of nodes are one gather. A response is legal if and
+only if it is a path from its root to a leaf.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ class Trie:
         return found.max(dim=-1).values
 
     def walk(self, tokens: Tensor, length: Tensor) -> Tensor:
-        """[N, R] responses and [N] their lengths -> [N] items that they spell below the first root, -1 where illegal."""
+        """[N, R] responses and [N] their lengths -> [N] items that they spell below the first root, -1: none."""
         node = torch.zeros_like(length)
         for position in range(tokens.shape[1]):
             node = torch.where(position < length, self.step(node, tokens[:, position]), node)
@@ -180,7 +180,8 @@ def _tables(
     if count[leaf].any():
         raise ValueError("a response is a prefix of another")
     item = np.full(total, -1, np.int64)
-    item[leaf[:, ::-1]] = np.arange(leaf.shape[1])[::-1]  # backwards: the lowest of equal rows stays
+    for row in leaf:  # one by one: numpy promises an order of assignments in one dimension alone
+        item[row[::-1]] = np.arange(len(row))[::-1]  # backwards: the lowest of equal rows stays
     start = np.concatenate([[0], np.cumsum(count)[:-1]])
     return Trie(
         torch.from_numpy(start),

@@ -122,3 +122,47 @@ def test_the_path_to_a_row_spells_it_and_walks_down_its_nodes(rows: list[Row]) -
             assert place == int(node)
             node = trie.step(node, torch.tensor(token))
         assert places[len(row) :] == [-1] * (trie.depth - len(row))
+
+
+def two_roots() -> Trie:
+    """Three items, spelled by two codes below the first root and by words of one to three below the second."""
+    codes = Ragged.from_lists([[5, 1], [5, 2], [6, 1]])
+    words = Ragged.from_lists([[9, 9, 3], [5, 3], [9, 9, 3]])
+    return build_trie(codes, words)
+
+
+def test_every_root_has_its_own_paths_to_the_items() -> None:
+    trie = two_roots()
+    assert trie.roots == 2
+    assert trie.depth == 3
+    items = torch.arange(3)
+    tokens, nodes = trie.paths(items)
+    assert tokens.tolist() == [[5, 1, -1], [5, 2, -1], [6, 1, -1]]
+    assert (nodes[:, 0] == 0).all()
+    tokens, nodes = trie.paths(items, root=1)
+    assert tokens.tolist() == [[9, 9, 3], [5, 3, -1], [9, 9, 3]]
+    assert (nodes[:, 0] == 1).all()
+    assert trie.item[trie.leaf[0]].tolist() == [0, 1, 2]
+    assert trie.item[trie.leaf[1]].tolist() == [0, 1, 0]  # equal rows: the lowest item
+    mixed, _ = trie.paths(torch.tensor([2, 1]), torch.tensor([0, 1]))
+    assert mixed.tolist() == [[6, 1, -1], [5, 3, -1]]
+
+
+def test_levels_and_roots_of_every_node() -> None:
+    trie = two_roots()
+    for root in range(2):
+        for item in range(3):
+            tokens, nodes = trie.paths(torch.tensor(item), root)
+            inside = nodes[nodes >= 0]
+            assert trie.level[inside].tolist() == list(range(len(inside)))
+            leaf = trie.leaf[root, item]
+            assert int(trie.level[leaf]) == int((tokens >= 0).sum())
+            assert (trie.root[torch.cat([inside, leaf[None]])] == root).all()
+
+
+def test_the_widest_node_a_step_may_meet() -> None:
+    trie = build([(1, 1), (1, 2), (1, 3), (2, 1)])
+    assert trie.fanout == (2, 3)
+    assert [trie.widest(step) for step in range(2)] == [3, 3]
+    assert build([(1, 1), (2, 2), (3, 3)]).widest(1) == 1
+    assert build([(1, 1), (2, 2), (3, 3)]).widest(1, slate_size=2) == 3
