@@ -76,7 +76,7 @@ class Objective(Part):
     ``report`` holds sums over tokens (keys of ``actor/``), ``tokens`` among them.
 
     Attributes:
-        units: ``(rows of an optimiser step, options)`` -> that number.
+        units: ``(rows of an optimiser step, options)`` -> that number, at least 1.
         needs_reference: ``options`` -> whether the loss reads the reference.
         observe: once a rollout ``(state, [B, G] slate entropies, options)`` -> the state that its losses see, and that
             comes back at the next rollout; checkpoints hold it.
@@ -95,7 +95,7 @@ Average = Literal["row", "token", "sum"]
 
 def rows_with_tokens(rows: PackedGroups, options: Any) -> Tensor:  # noqa: ARG001
     """The units of a mean over rows."""
-    return rows.mask.any(1).sum()
+    return rows.mask.any(1).sum().clamp(min=1)
 
 
 def total(
@@ -116,22 +116,31 @@ def total(
         average: ``row`` and ``sum`` sum over rows the means, or the sums, of their tokens; ``token`` sums over tokens.
 
     Returns:
-        The sum, and token sums: ``clip_ratio``, ``ppo_kl`` (k1, nats), ``kl_loss`` (k3, nats), ``tokens``.
+        The sum, and ``token_sums``.
     """
     mask = inputs.mask
-    report = {
+    if inputs.logp_ref is not None:
+        per_token = per_token + options.kl_beta * k3(logp, inputs.logp_ref, mask)
+    per_token = torch.where(mask, per_token, 0.0)
+    if average == "row":
+        per_token = per_token / mask.sum(1, keepdim=True).clamp(min=1)
+    return per_token.sum(), token_sums(logp, inputs, bounded)
+
+
+@torch.no_grad()
+def token_sums(logp: Tensor, inputs: ObjectiveInputs, bounded: Tensor) -> dict[str, Tensor]:
+    """What every loss reports: ``clip_ratio``, ``ppo_kl`` (k1, nats), ``tokens``; ``kl_loss`` (k3, nats) with a
+    reference.
+    """
+    mask = inputs.mask
+    sums = {
         "clip_ratio": (bounded & mask).sum(),
         "ppo_kl": -log_ratio(logp, inputs.logp_old, mask).sum(),
         "tokens": mask.sum(),
     }
     if inputs.logp_ref is not None:
-        divergence = k3(logp, inputs.logp_ref, mask)
-        per_token = per_token + options.kl_beta * divergence
-        report["kl_loss"] = torch.where(mask, divergence, 0.0).sum()
-    per_token = torch.where(mask, per_token, 0.0)
-    if average == "row":
-        per_token = per_token / mask.sum(1, keepdim=True).clamp(min=1)
-    return per_token.sum(), {name: value.detach() for name, value in report.items()}
+        sums["kl_loss"] = k3(logp, inputs.logp_ref, mask).sum()  # 0 where masked: so is the log-ratio
+    return sums
 
 
 def log_ratio(logp: Tensor, base: Tensor, mask: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""ECPO: PPO's clip on a ratio that is capped first (OneRec, arXiv:2508.20900; METHODS B-2).
+"""ECPO: PPO's clip on a ratio that is capped first (OneRec, as told in arXiv:2508.20900; METHODS B-2).
 
     pi_old' = max(sg pi / (1 + clip + delta), pi_old),  r' = pi / pi_old'
     J = mean over rows of (1/T) sum_t min(r' A, clip(r', 1 - clip, 1 + clip) A)
@@ -37,7 +37,8 @@ def ecpo(logp: Tensor, inputs: ObjectiveInputs, options: EcpoOptions) -> tuple[T
     # Divided by itself over the cap: the value is the cap, and the gradient that of the cap times logp.
     early = ratio / (ratio.detach() / cap).clamp(min=1)
     loss, bounded = clipped_ratio(early, inputs.advantage, 1 - options.clip, 1 + options.clip)
-    return total(loss, logp, inputs, options, bounded=bounded | (ratio > cap))
+    capped = (ratio > cap) & (inputs.advantage != 0).unsqueeze(1)
+    return total(loss, logp, inputs, options, bounded=bounded | capped)
 
 
 ECPO = Objective(EcpoOptions, ecpo, source="arXiv:2508.20900", units=rows_with_tokens)

@@ -3,8 +3,9 @@
     J = mean over rows of (1/T) sum_t min(r A, clip(r, 1 - clip_low, 1 + clip_high) A) - kl_beta KL(policy || reference)
     r = exp(logp - logp_old) of a token, T tokens of a row
 
-DAPO's loss is ``clip_high = 0.28``, ``average = "token"`` and no KL; Dr. GRPO's is ``average = "sum"`` with a signal
-that does not divide by the standard deviation.
+DAPO's loss is ``clip_high = 0.28``, ``average = "token"`` and no KL; Dr. GRPO's (arXiv:2503.20783) is
+``average = "sum"`` with a signal that does not divide by the standard deviation. Its code divides by a constant too,
+the longest response allowed; that scales the whole gradient, which Adam does not see and clipping its norm does.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ def clipped_ratio(ratio: Tensor, advantage: Tensor, low: float, high: float) -> 
 
 def units(rows: PackedGroups, options: GrpoOptions) -> Tensor:
     """Rows that have a token, or tokens."""
-    return rows.mask.sum() if options.average == "token" else rows_with_tokens(rows, options)
+    return rows.mask.sum().clamp(min=1) if options.average == "token" else rows_with_tokens(rows, options)
 
 
 GRPO = Objective(GrpoOptions, grpo, source="arXiv:2402.03300", units=units)

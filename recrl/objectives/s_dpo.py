@@ -16,7 +16,7 @@ from torch import Tensor
 
 from recrl.components import Options
 from recrl.groups import PackedGroups
-from recrl.objectives.base import Objective, ObjectiveInputs, log_ratio
+from recrl.objectives.base import Objective, ObjectiveInputs, log_ratio, token_sums
 
 
 class SDpoOptions(Options):
@@ -32,8 +32,8 @@ def s_dpo(logp: Tensor, inputs: ObjectiveInputs, options: SDpoOptions) -> tuple[
         inputs: see ``ObjectiveInputs``; needs ``logp_ref``.
 
     Returns:
-        The sum, and token sums to report: ``ppo_kl`` (k1, nats), ``tokens``, and ``preferred`` (the share of prompts
-        whose preferred response is above all others, times tokens).
+        The sum, and ``token_sums`` with ``preferred`` besides: tokens of the prompts whose preferred response gained
+        more on the reference than all that stand against it.
     """
     assert inputs.logp_ref is not None, "the run has no reference"
     mask, of = inputs.mask, inputs.prompt_of
@@ -42,14 +42,9 @@ def s_dpo(logp: Tensor, inputs: ObjectiveInputs, options: SDpoOptions) -> tuple[
     gain = log_ratio(logp, inputs.logp_ref, mask).sum(1)
     behind = torch.where(worse, options.beta * (gain - gain[winner[of]]), float("-inf"))
     loss = torch.where(complete, F.softplus(_logsumexp(behind, of, prompts)), 0.0)
-    tokens = mask.sum()
-    above = (torch.full_like(loss, float("-inf")).scatter_reduce(0, of, behind.detach(), "amax") < 0) & complete
-    report = {
-        "ppo_kl": -log_ratio(logp, inputs.logp_old, mask).sum(),
-        "tokens": tokens,
-        "preferred": above.sum() / complete.sum().clamp(min=1) * tokens,
-    }
-    return loss.sum(), {name: value.detach() for name, value in report.items()}
+    ahead = complete & (_peak(behind, of, prompts) < 0)
+    report = token_sums(logp, inputs, bounded=torch.zeros_like(mask))
+    return loss.sum(), report | {"preferred": (mask & ahead[of].unsqueeze(1)).sum()}
 
 
 def pairs(advantage: Tensor, mask: Tensor, of: Tensor, prompts: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -67,11 +62,16 @@ def pairs(advantage: Tensor, mask: Tensor, of: Tensor, prompts: int) -> tuple[Te
 
 def _logsumexp(value: Tensor, of: Tensor, prompts: int) -> Tensor:
     """[prompts] log of the sum of exp over the rows of a prompt; 0 where all are -inf, which nothing reads."""
-    peak = value.detach().new_full((prompts,), float("-inf")).scatter_reduce(0, of, value.detach(), "amax")
+    peak = _peak(value, of, prompts)
     peak = torch.where(peak.isinf(), 0.0, peak)
     share = (value - peak[of]).exp()
     summed = torch.zeros_like(peak).scatter_add(0, of, share)
     return peak + torch.where(summed > 0, summed, 1.0).log()
+
+
+def _peak(value: Tensor, of: Tensor, prompts: int) -> Tensor:
+    """[prompts] largest of a prompt's values, -inf where it has none; without a gradient."""
+    return value.detach().new_full((prompts,), float("-inf")).scatter_reduce(0, of, value.detach(), "amax")
 
 
 def units(rows: PackedGroups, options: SDpoOptions) -> Tensor:  # noqa: ARG001

@@ -21,6 +21,7 @@ from pydantic import Field
 from torch import Tensor
 
 from recrl.objectives.base import (
+    MAX_LOG_RATIO,
     Objective,
     ObjectiveInputs,
     ObjectiveOptions,
@@ -68,7 +69,8 @@ def sage(logp: Tensor, inputs: ObjectiveInputs, options: SageOptions) -> tuple[T
         ratio = inputs.ops.gmean_ratio(near(logp, inputs.logp_old), inputs.logp_old, mask)
     else:
         count = inputs.slate_size
-        ratio = (log_ratio(logp, inputs.logp_old, mask).sum(1) / count.clamp(min=1)).exp()
+        change = log_ratio(logp, inputs.logp_old, mask).sum(1) / count.clamp(min=1)
+        ratio = change.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()  # an item's tokens can add up to more
     old = (torch.where(mask, inputs.logp_old, 0.0).sum(1) / count.clamp(min=1)).exp()
     penalty = entropy_lambda(inputs.slate_entropy, inputs.state.get("entropy_mean", 0.0), options.entropy_beta)
     bound = torch.where(

@@ -20,6 +20,8 @@ grpo_trainer = pytest.importorskip("trl.trainer.grpo_trainer", reason="TRL is a 
 LONGEST = 5
 CASES = {
     "grpo": ("grpo", {"kl_beta": 0.05}, {"loss_type": "grpo", "beta": 0.05}),
+    "dual_clip": ("grpo", {"dual_clip": 1.3}, {"loss_type": "grpo", "delta": 1.3}),
+    "token": ("grpo", {"average": "token", "kl_beta": 0.05}, {"loss_type": "bnpo", "beta": 0.05}),
     "dapo": ("grpo", {"clip_high": 0.28, "average": "token"}, {"loss_type": "dapo", "epsilon_high": 0.28}),
     "dr_grpo": ("grpo", {"average": "sum"}, {"loss_type": "dr_grpo"}),
     "gspo": (
@@ -32,7 +34,8 @@ CASES = {
 def their_loss(logp: Tensor, old: Tensor, ref: Tensor, advantage: Tensor, mask: Tensor, options: dict[str, Any]) -> Any:
     """TRL's loss with its model replaced by log-probabilities."""
     values = {
-        "loss_type": "grpo", "importance_sampling_level": "token", "beta": 0.0, "epsilon_low": 0.2, "epsilon_high": 0.2
+        "loss_type": "grpo", "importance_sampling_level": "token", "beta": 0.0, "epsilon_low": 0.2, "epsilon_high": 0.2,
+        "delta": None,
     } | options  # fmt: skip
     trainer = SimpleNamespace(
         **values,
@@ -43,7 +46,7 @@ def their_loss(logp: Tensor, old: Tensor, ref: Tensor, advantage: Tensor, mask: 
         _entropy_bonus_enabled=False,
         max_completion_length=LONGEST,
         model=SimpleNamespace(training=False),
-        args=SimpleNamespace(delta=None, use_bias_correction_kl=False),
+        args=SimpleNamespace(delta=values["delta"], use_bias_correction_kl=False),
         accelerator=SimpleNamespace(num_processes=1, gather=lambda value: value, reduce=lambda value, **_: value),
         _metrics=defaultdict(lambda: defaultdict(list)),
         _get_per_token_logps_and_entropies=lambda *_, **__: (logp, torch.zeros_like(logp), None),

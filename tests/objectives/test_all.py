@@ -59,7 +59,7 @@ def test_values_gradients_and_reports_are_finite(kind: str) -> None:
     assert logp.grad.isfinite().all()
     assert (logp.grad[rows.mask] != 0).any()
     assert (logp.grad[~rows.mask] == 0).all()
-    assert {"ppo_kl", "tokens"} <= report.keys()
+    assert {"clip_ratio", "kl_loss", "ppo_kl", "tokens"} <= report.keys()
     assert all(value.isfinite() and not value.requires_grad for value in report.values())
     assert int(report["tokens"]) == int(rows.mask.sum())
 
@@ -68,24 +68,69 @@ def test_values_gradients_and_reports_are_finite(kind: str) -> None:
 def test_any_cut_between_prompts_gives_the_same_sum_and_units(kind: str) -> None:
     part = part_of(kind)
     rows, logp = random_rows()
-    whole, report = loss_of(part, rows, logp)
     halves = [torch.arange(2), torch.arange(2, 4)]
-    parts = [loss_of(part, rows.select(half), logp[torch.isin(rows.prompt_of, half)]) for half in halves]
-    torch.testing.assert_close(sum(loss for loss, _ in parts), whole)
+    cut = logp.clone().requires_grad_()
+    logp.requires_grad_()
+    whole, report = loss_of(part, rows, logp)
+    parts = [loss_of(part, rows.select(half), cut[torch.isin(rows.prompt_of, half)]) for half in halves]
+    together = torch.stack([loss for loss, _ in parts]).sum()
+    torch.testing.assert_close(together, whole)
+    whole.backward()
+    together.backward()
+    torch.testing.assert_close(cut.grad, logp.grad)
     units = part.units(rows, part.options())
     assert int(units) == sum(int(part.units(rows.select(half), part.options())) for half in halves)
-    for name in report.keys() - {"preferred"}:  # a share of prompts
+    for name in report:
         torch.testing.assert_close(sum(one[name] for _, one in parts), report[name])
 
 
 @pytest.mark.parametrize("kind", OBJECTIVES)
 def test_what_masked_places_hold_changes_nothing(kind: str) -> None:
     rows, logp = random_rows()
+    logp.requires_grad_()
     expected, _ = loss_of(part_of(kind), rows, logp)
-    junk = torch.where(rows.mask, logp, float("-inf"))
+    expected.backward()
+    junk = torch.where(rows.mask, logp.detach(), float("-inf")).requires_grad_()
     dirty = replace(rows, logp_old=torch.where(rows.mask, rows.logp_old, float("-inf")))
-    loss, _ = loss_of(part_of(kind), dirty, junk)
+    loss, report = loss_of(part_of(kind), dirty, junk)
+    loss.backward()
     torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(junk.grad, logp.grad)
+    assert all(value.isfinite() for value in report.values())
+
+
+@pytest.mark.parametrize("kind", OBJECTIVES)
+def test_rows_without_tokens_add_nothing_and_are_no_units(kind: str) -> None:
+    part = part_of(kind)
+    rows, logp = random_rows()
+    real = rows.mask.any(1)
+    names = ("prompt_of", "slot", "tokens", "mask", "nodes", "advantage", "slate_size", "slate_entropy")
+    tensors = {name: getattr(rows, name)[real] for name in (*names, "logp_old", "logp_ref")}
+    kept = replace(rows, **tensors)
+    assert len(kept) < len(rows)
+    torch.testing.assert_close(loss_of(part, kept, logp[real]), loss_of(part, rows, logp))
+    assert int(part.units(kept, part.options())) == int(part.units(rows, part.options()))
+
+
+@pytest.mark.parametrize("kind", OBJECTIVES)
+def test_an_advantage_of_zero_adds_nothing(kind: str) -> None:
+    rows, logp = random_rows()
+    logp.requires_grad_()
+    loss, report = loss_of(part_of(kind), replace(rows, advantage=torch.zeros(len(rows))), logp)
+    loss.backward()
+    assert float(loss.detach()) == 0
+    assert logp.grad is not None
+    assert (logp.grad == 0).all()
+    assert int(report["clip_ratio"]) == 0
+
+
+@pytest.mark.parametrize("kind", OBJECTIVES)
+def test_without_any_token_the_mean_is_zero(kind: str) -> None:
+    part = part_of(kind)
+    rows, logp = random_rows()
+    empty = replace(rows, mask=torch.zeros_like(rows.mask))
+    loss, _ = loss_of(part, empty, logp)
+    assert float(loss / part.units(empty, part.options())) == 0
 
 
 @pytest.mark.parametrize("kind", OBJECTIVES)

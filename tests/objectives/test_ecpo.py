@@ -44,3 +44,9 @@ def test_below_the_cap_it_is_ppos_clip(ratio: float, advantage: float) -> None:
 def test_above_the_cap_positives_are_clipped_and_negatives_bounded(ratio: float) -> None:
     assert one_token(ratio, 1.0) == pytest.approx((1.2, 0.0))
     assert one_token(ratio, -1.0) == pytest.approx((-1.3, -1.3))
+
+
+def test_the_report_counts_what_the_cap_or_the_clip_holds() -> None:
+    logp = torch.tensor([[1.25, 3.0, 0.5]] * 3).log()
+    _, report = ecpo(logp, inputs_of(torch.zeros_like(logp), [1.0, -1.0, 0.0]), EcpoOptions())
+    assert int(report["clip_ratio"]) == 4  # 1.25 and 3 up, 3 and .5 down; nothing where the advantage is 0

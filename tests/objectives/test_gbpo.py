@@ -35,8 +35,9 @@ def test_the_worked_coefficients(worked: dict[str, Any]) -> None:
 @given(PROBABILITY, PROBABILITY, st.sampled_from(["token", "sequence"]))
 def test_both_levels_agree_on_one_token_and_follow_the_definition(new: float, old: float, level: str) -> None:
     ratio = new / old
-    assert coefficient(new, old, 2.0, level) == pytest.approx(min(ratio, 1), rel=1e-6)
-    assert coefficient(new, old, -0.5, level) == pytest.approx(min(ratio, new / max(1 - new, 1e-6)), rel=1e-6)
+    close = 1e-6 if level == "token" else 1e-4  # the op of the geometric mean is float32, and 1 - pi may be small
+    assert coefficient(new, old, 2.0, level) == pytest.approx(min(ratio, 1), rel=close)
+    assert coefficient(new, old, -0.5, level) == pytest.approx(min(ratio, new / max(1 - new, 1e-6)), rel=close)
 
 
 def test_the_sequence_level_takes_geometric_means() -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,12 +11,6 @@ from objective_inputs import inputs_of, rows_of
 
 from recrl.objectives.base import k3
 from recrl.objectives.grpo import GRPO, GrpoOptions, grpo, units
-
-
-@pytest.fixture(scope="module")
-def worked(shared: Path) -> dict[str, Any]:
-    values: dict[str, Any] = json.loads((shared / "reference" / "worked.json").read_text())
-    return values
 
 
 def one_token(ratio: float, advantage: float, **options: float) -> tuple[float, float]:
@@ -71,6 +63,8 @@ def test_rows_of_length_one_and_three_give_the_worked_means() -> None:
 
 
 def test_a_row_without_tokens_is_no_unit() -> None:
+    nothing = rows_of(torch.zeros(1, 2), [1.0], mask=torch.zeros(1, 2, dtype=torch.bool))
+    assert int(units(nothing, GrpoOptions(average="token"))) == 1  # a divisor
     mask = torch.tensor([[True, True], [False, False]])
     assert int(units(rows_of(torch.zeros(2, 2), [1.0, 5.0], mask=mask), GrpoOptions())) == 1
     logp = torch.randn(2, 2, generator=torch.Generator().manual_seed(0), requires_grad=True)

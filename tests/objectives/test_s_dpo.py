@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from objective_inputs import inputs_of, rows_of
 
 from recrl.objectives.s_dpo import S_DPO, SDpoOptions, s_dpo
@@ -20,6 +21,9 @@ def test_the_worked_losses(worked: dict[str, Any], beta: float) -> None:
     loss, report = s_dpo(logp, given, SDpoOptions(beta=beta))
     assert float(loss) == pytest.approx(worked["B_sdpo"][f"beta{beta}"])
     assert float(report["preferred"] / report["tokens"]) == 1
+    assert int(report["clip_ratio"]) == 0
+    difference = ref - logp
+    assert float(report["kl_loss"]) == pytest.approx(float((difference.exp() - difference - 1).sum()))
 
 
 def test_the_gradient_pushes_the_preferred_up_and_the_others_down_as_much() -> None:
@@ -31,6 +35,24 @@ def test_the_gradient_pushes_the_preferred_up_and_the_others_down_as_much() -> N
     expected = [share * weight[0] / sum(weight), -share, share * weight[1] / sum(weight)]
     assert logp.grad is not None
     assert logp.grad.flatten().tolist() == pytest.approx(expected)
+
+
+def test_against_a_single_negative_it_is_dpo_and_so_are_its_finite_differences() -> None:
+    generator = torch.Generator().manual_seed(0)
+    ref, logp = torch.randn(2, 3, 4, generator=generator, dtype=torch.double)
+    given = inputs_of(ref[:2], [-1.0, 1.0], ref=ref[:2], prompt_of=[0, 0])
+    margin = (logp - ref)[1].sum() - (logp - ref)[0].sum()
+    torch.testing.assert_close(s_dpo(logp[:2], given, SDpoOptions())[0], -F.logsigmoid(0.1 * margin))
+    given = inputs_of(ref, [-1.0, 1.0, -0.5], ref=ref, prompt_of=[0, 0, 0])
+    assert torch.autograd.gradcheck(lambda x: s_dpo(x, given, SDpoOptions(beta=1.0))[0], logp.requires_grad_())
+
+
+def test_the_preferred_count_is_of_tokens_whose_prompt_is_in_order() -> None:
+    ref = torch.zeros(5, 2)
+    logp = torch.tensor([[1.0], [0.0], [0.0], [1.0], [0.0]]).expand(5, 2)
+    mask = torch.tensor([[True, True], [True, False], [True, True], [True, True], [True, True]])
+    given = inputs_of(ref, [1.0, -1.0, 1.0, -1.0, -1.0], ref=ref, prompt_of=[0, 0, 1, 1, 1], mask=mask)
+    assert int(s_dpo(logp, given, SDpoOptions())[1]["preferred"]) == 3
 
 
 def test_of_several_positives_the_best_and_then_the_first_is_preferred() -> None:
@@ -49,7 +71,7 @@ def test_a_prompt_without_both_sides_adds_nothing_and_is_no_unit() -> None:
     advantage, of = [1.0, 1.0, -1.0, 1.0, -1.0, -1.0], [0, 0, 1, 2, 2, 3]
     loss, _ = s_dpo(logp, inputs_of(ref, advantage, ref=ref, prompt_of=of, mask=mask), SDpoOptions())
     loss.backward()
-    assert float(loss) == pytest.approx(math.log(2))
+    assert float(loss.detach()) == pytest.approx(math.log(2))
     assert logp.grad is not None
     assert (logp.grad != 0).any(1).tolist() == [False, False, False, True, True, False]
     assert int(S_DPO.units(rows_of(ref, advantage, mask=mask, prompt_of=of), SDpoOptions())) == 1

@@ -60,6 +60,17 @@ def test_the_worked_coefficients_of_negatives(worked: dict[str, Any]) -> None:
             assert found == pytest.approx(case[name]), (kind, case)
 
 
+@pytest.mark.parametrize(
+    ("ratio", "penalty", "expected"),
+    [(0.5, 1.0, 0.2), (0.5, 1.25, 0.25), (0.78, 1.0, 0.78 * 0.2 / 0.22), (0.78, 1.25, 0.78), (2.0, 1.25, 2.0)],
+)
+def test_the_soft_lower_clip_acts_below_one_minus_floor_times_lambda(
+    ratio: float, penalty: float, expected: float
+) -> None:
+    """METHODS A-3: r if r >= 1 - .2 lambda, else r .2 lambda / (1 - r)."""
+    assert coefficient(ratio, 1e-3, -1.0, penalty, neg_bound="ratio_floor") == pytest.approx(expected, rel=1e-5)
+
+
 def test_the_worked_entropies_and_lambdas(worked: dict[str, Any]) -> None:
     slates = torch.tensor([[0, 0, 0, 0, 0, 1], [0, 0, 1, 1, 2, 2]])
     entropy = slate_entropy(slates, torch.arange(3)).double()
@@ -113,9 +124,8 @@ def test_without_boost_and_penalty_it_is_gbpo_on_the_slate(ratio: float, old: fl
     torch.testing.assert_close(ours.grad, theirs.grad)
 
 
-def test_the_gradient_is_the_finite_difference_with_the_bound_held(worked: dict[str, Any]) -> None:
+def test_the_gradient_is_the_finite_difference_with_the_bound_held() -> None:
     """Form 2 of METHODS A-5 on the logits of a small policy: J = r(theta) A / sg(Phi)."""
-    case = worked["A5"]
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(6, 5, generator=generator, dtype=torch.double)
     old_logits = logits + 0.1 * torch.randn(6, 5, generator=generator, dtype=torch.double)
@@ -141,12 +151,45 @@ def test_the_gradient_is_the_finite_difference_with_the_bound_held(worked: dict[
             numeric.view(-1)[place] = 0.7 * (high - low) / (2 * step) / bound
     assert theta.grad is not None
     assert float((theta.grad - numeric).abs().max()) < 1e-8  # float32 again: METHODS reaches 3e-11 in double
-    assert case["r"] / case["phi"] == pytest.approx(case["coeff"])
+
+
+def test_the_worked_coefficient_and_value_of_the_toy(worked: dict[str, Any]) -> None:
+    case = worked["A5"]
+    assert case["r"] * case["pbar_old"] == pytest.approx(case["pbar"])
+    assert coefficient(case["r"], case["pbar_old"], -0.7, 1.25) == pytest.approx(case["coeff"])
+    before = torch.full((1, 6), math.log(case["pbar_old"]), dtype=torch.double)
+    given_ = inputs_of(before, [-0.7], slate_entropy=[20 - math.atanh(0.5)], state={"entropy_mean": 20.0})
+    loss, report = sage(before + math.log(case["r"]), given_, SageOptions())
+    assert -float(loss) == pytest.approx(case["value_form2"])
+    assert float(report["entropy_lambda"] / report["tokens"]) == pytest.approx(1.25)
+
+
+def test_slates_by_item_share_the_divisor_between_ratio_and_gradient() -> None:
+    before = torch.full((1, 6), -1.0, dtype=torch.double)
+    logp = (before + torch.tensor([0.3, -0.1, 0.2, 0.0, 0.4, -0.2])).requires_grad_()
+    given_ = inputs_of(before, [2.0], slate_size=[2])
+    options = SageOptions(divisor="item", boost=10.0)
+    assert torch.autograd.gradcheck(lambda x: sage(x, given_, options)[0], logp)
+    sage(logp, given_, options)[0].backward()
+    assert logp.grad is not None
+    assert logp.grad.flatten().tolist() == pytest.approx([-2 * math.exp(0.3) / 2] * 6)
+
+
+@pytest.mark.parametrize("change", [19.0, -19.0])
+def test_far_ratios_of_items_stay_finite(change: float) -> None:
+    """Tokens of an item add up: 24 of them are e^456 apart."""
+    before = torch.full((2, 24), -1.0)
+    logp = (before + change).requires_grad_()
+    loss, _ = sage(logp, inputs_of(before, [1.0, -1.0], slate_size=[1, 0]), SageOptions(divisor="item"))
+    loss.backward()
+    assert loss.isfinite()
+    assert logp.grad is not None
+    assert logp.grad.isfinite().all()
 
 
 def test_an_advantage_of_zero_adds_nothing() -> None:
     logp = torch.zeros(1, 2, requires_grad=True)
     loss, _ = sage(logp, inputs_of(torch.full((1, 2), -3.0), [0.0]), SageOptions())
     loss.backward()
-    assert float(loss) == 0
+    assert float(loss.detach()) == 0
     assert (logp.grad == 0).all()
