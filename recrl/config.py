@@ -20,7 +20,16 @@ from recrl.errors import ConfigError, nearest
 from recrl.kernels.registry import KERNELS
 from recrl.layers import merge, override, read_toml
 
-TASKS = ("next", "sid_to_title", "title_to_sid", "titles_to_sid", "sids_to_title", "description_to_sid", "recif")
+TASKS = (
+    "next",
+    "slate",
+    "sid_to_title",
+    "title_to_sid",
+    "titles_to_sid",
+    "sids_to_title",
+    "description_to_sid",
+    "recif",
+)
 
 
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -111,6 +120,10 @@ class ModelSection(Section):
 class PromptSection(Section):
     template: Literal["plain", "instruct"] = "plain"
     """``plain``: the SIDs alone, so one pass of SFT scores every position. ``instruct``: sentences around them."""
+    action_space: Literal["sid", "title"] = "sid"
+    """What names an item in histories and responses: its SID, or its title in the model's own words (RecLLM)."""
+    slate_size: int = Field(1, ge=1)
+    """Items that the task ``slate`` asks for."""
 
 
 class BackendSection(Section):
@@ -281,6 +294,8 @@ class EvalSection(Section):
     data in which nobody takes an item twice."""
     bootstrap: int = Field(1000, ge=0)
     """Resamples behind the 95 % intervals; 0 leaves them out."""
+    slate_beams: int = Field(4, ge=1)
+    """Beams of slates, whose items one behind the other are the list of a model that was trained on slates."""
     valid_examples: int = Field(4000, ge=0)
     """Examples that the validations during training score, drawn once from the seed; 0 is all."""
     valid_beam_width: int = Field(20, ge=10)
@@ -309,6 +324,21 @@ class RunConfig(Section):
     sft: SftSection = SftSection()
     rl: RlSection = RlSection()
     eval: EvalSection = EvalSection()
+
+    @model_validator(mode="after")
+    def _slates_of_one_size(self) -> Self:
+        rolled_out = self.rl.rollout.given.get("slate_size", 1)
+        if self.rl.tasks.get("slate", 0) > 0 and rolled_out != self.prompts.slate_size:
+            raise ValueError(
+                f"rl.rollout.slate_size is {rolled_out} and prompts.slate_size {self.prompts.slate_size}: the task "
+                "'slate' needs both equal"
+            )
+        return self
+
+    @property
+    def asks_for_slates(self) -> bool:
+        """Whether the model is trained to list several items, and so is measured by such lists."""
+        return any(tasks.get("slate", 0) > 0 for tasks in (self.sft.tasks, self.rl.tasks))
 
     @property
     def folder(self) -> Path:

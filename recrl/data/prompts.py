@@ -16,59 +16,22 @@ from transformers import PreTrainedTokenizerBase
 
 from recrl.data.dataset import Catalog, Examples
 from recrl.data.ragged import Ragged
+from recrl.data.templates import TEMPLATES, Template
 from recrl.errors import UserError
 from recrl.sids.codes import SidIndex
 from recrl.sids.tokens import sid_token_ids
 
 MARK_LIKE = re.compile(r"<(\||[a-z]_\d+>)")
 ITEM_MARK = re.compile(r"<\|item:(\d+)\|>")
+LINE = "\n"
+DESCRIPTION_WORDS = 12
+"""Of an item's description in RecLLM's prompt."""
 
-
-@dataclass(frozen=True)
-class Template:
-    """How prompts read.
-
-    Attributes:
-        texts: task -> text around ``{history}`` (SIDs or titles, by task), ``{sid}``, ``{title}`` or ``{description}``.
-        separator: between the items of a history.
-        end: whether a response closes with the tokenizer's end token. A SID needs none: no SID is a prefix of another.
-    """
-
-    texts: dict[str, str]
-    separator: str
-    end: bool
-
-
-TEMPLATES = {
-    "plain": Template(
-        texts={
-            "next": "{history}",
-            "sid_to_title": "{sid} title:",
-            "title_to_sid": "item: {title} sid:",
-            "titles_to_sid": "history: {titles} next:",
-            "sids_to_title": "{history} next title:",
-            "description_to_sid": "description: {description} sid:",
-        },
-        separator="",
-        end=False,
-    ),
-    "instruct": Template(
-        texts={
-            "next": "### Input:\nThe user took these items, oldest first: {history}\n### Next item:\n",
-            "sid_to_title": "### Input:\nWhat is the title of item {sid}?\n### Title:\n",
-            "title_to_sid": "### Input:\nWhich item has the title {title}?\n### Item:\n",
-            "titles_to_sid": "### Input:\nThe user took these items, oldest first: {titles}\n### Next item:\n",
-            "sids_to_title": "### Input:\nThe user took these items, oldest first: {history}\n### Title of the next:\n",
-            "description_to_sid": "### Input:\nWhich item is described so: {description}\n### Item:\n",
-        },
-        separator=", ",
-        end=True,
-    ),
-}
 
 LABELS = ("否", "是")
 """Answers of label prediction, by label (OpenOneRec's words for no and yes)."""
 TITLE_RESPONSES = frozenset({"sid_to_title", "sids_to_title"})
+"""Tasks that a title answers whatever names items elsewhere; it is closed by the end token."""
 ITEM_TASKS = frozenset({"sid_to_title", "title_to_sid", "description_to_sid"})
 """Tasks about one item; the others are about a history."""
 
@@ -93,24 +56,42 @@ class PromptWriter:
     template: Template
     history_limit: int
     sid_ids: Ragged  # [items] token ids of every item's SID
+    by_title: bool = False  # titles name the items of histories and responses
+    slate_size: int = 1
 
     @classmethod
     def make(
-        cls, tokenizer: PreTrainedTokenizerBase, index: SidIndex, catalog: Catalog, template: str, history_limit: int
+        cls,
+        tokenizer: PreTrainedTokenizerBase,
+        index: SidIndex,
+        catalog: Catalog,
+        template: str,
+        history_limit: int,
+        *,
+        by_title: bool = False,
+        slate_size: int = 1,
     ) -> PromptWriter:
-        return cls(tokenizer, index, catalog, TEMPLATES[template], history_limit, sid_token_ids(tokenizer, index))
+        ids = sid_token_ids(tokenizer, index)
+        return cls(tokenizer, index, catalog, TEMPLATES[template], history_limit, ids, by_title, slate_size)
 
     @property
     def is_plain(self) -> bool:
         """Whether a history's tokens are its SIDs and nothing else."""
-        return self.template.texts["next"] == "{history}"
+        return self.template.texts["next"] == "{history}" and not self.by_title
 
     @property
     def bos(self) -> list[int]:
         return [] if self.tokenizer.bos_token_id is None else [int(self.tokenizer.bos_token_id)]
 
     def responses(self) -> Ragged:
-        """[items] legal responses: SID tokens, and the end token where the template wants one."""
+        """[items] what names an item: SID tokens, and the end token where the template wants one; or the title.
+
+        A title is closed by a line break, which stands in no title, so that no title is the beginning of another.
+        """
+        if self.by_title:
+            named = [self.title(item) for item in range(len(self.catalog))]
+            close = self.bare([LINE])[0]
+            return concatenate(self.bare(named), _repeated(close.tolist(), len(named)))
         if not self.template.end:
             return self.sid_ids
         return append(self.sid_ids, int(self.tokenizer.eos_token_id))
@@ -124,7 +105,7 @@ class PromptWriter:
     def prompts(self, examples: Examples) -> Ragged:
         """Token ids of every example's prompt, its history cut to the limit."""
         history = examples.history.tail(self.history_limit)
-        if self.is_plain and not any(examples.prompts) and set(examples.tasks) <= {"next"}:
+        if self.is_plain and not any(examples.prompts) and set(examples.tasks) <= {"next", "slate"}:
             return self.histories(history)
         texts = [
             text or self.text(task, items, target)
@@ -137,16 +118,41 @@ class PromptWriter:
     def text(self, task: str, history: NDArray[np.int32], target: NDArray[np.int32]) -> str:
         """The prompt of one example, items as marks."""
         item = int(target[0])
+        titles = lambda: "; ".join(self.title(int(entry)) for entry in history)  # noqa: E731
         writers: dict[str, Callable[[], str]] = {
-            "history": lambda: self.template.separator.join(item_mark(int(entry)) for entry in history),
-            "titles": lambda: "; ".join(plain(self.catalog.titles[int(entry)]) for entry in history),
+            "history": titles
+            if self.by_title
+            else lambda: self.template.separator.join(item_mark(int(entry)) for entry in history),
+            "titles": titles,
+            "topics": lambda: self.topics(history),
+            "count": lambda: str(self.slate_size),
             "sid": lambda: item_mark(item),
-            "title": lambda: plain(self.catalog.titles[item]),
+            "title": lambda: self.title(item),
             "description": lambda: plain(self.catalog.descriptions[item] or self.catalog.titles[item]),
         }
         pattern = self.template.texts[task]
         # Only the fields that the template names are written: a title must not leak into a prompt that asks for it.
         return pattern.format(**{name: write() for name, write in writers.items() if f"{{{name}}}" in pattern})
+
+    def title(self, item: int) -> str:
+        """An item's title on one line, its id where it has none."""
+        return " ".join(plain(self.catalog.titles[item] or self.catalog.item_ids[item]).split())
+
+    def topics(self, history: NDArray[np.int32]) -> str:
+        """RecLLM's history (METHODS A-7): a sentence a category, in the order in which the user came to them.
+
+        Every item with its title, its brand and the beginning of its description, oldest first; with SIDs its SID
+        besides.
+        """
+        catalog = self.catalog
+        sentences: dict[str, list[str]] = {}
+        for entry in map(int, history):
+            words = " ".join(plain(catalog.descriptions[entry]).split()[:DESCRIPTION_WORDS])
+            more = ", ".join(part for part in (plain(catalog.brands[entry]), words) if part)
+            name = self.title(entry) if self.by_title else f"{item_mark(entry)} {self.title(entry)}"
+            told = f"{name} ({more})" if more else name
+            sentences.setdefault(plain(catalog.categories[entry]) or "other items", []).append(told)
+        return " ".join(f"In {topic} the user took {'; '.join(items)}." for topic, items in sentences.items())
 
     def encode(self, texts: Sequence[str]) -> Ragged:
         """Token ids of texts with item marks, ``[bos]`` first where the tokenizer has one.
@@ -172,13 +178,16 @@ class PromptWriter:
 
     def texts(self, texts: Sequence[str]) -> Ragged:
         """Token ids of responses, closed by the end token."""
+        return append(self.bare(texts), int(self.tokenizer.eos_token_id))
+
+    def bare(self, texts: Sequence[str]) -> Ragged:
+        """Token ids of texts and nothing around them."""
         encoded = self.encode(texts)
-        bare = encoded.cut(np.full(len(encoded), len(self.bos)), encoded.lengths)
-        return append(bare, int(self.tokenizer.eos_token_id))
+        return encoded.cut(np.full(len(encoded), len(self.bos)), encoded.lengths)
 
     def titles(self, items: NDArray[np.int64]) -> Ragged:
         """Token ids of titles, closed by the end token."""
-        return self.texts([plain(self.catalog.titles[item]) for item in items])
+        return self.texts([self.title(int(item)) for item in items])
 
 
 def prepend(rows: Ragged, tokens: list[int]) -> Ragged:

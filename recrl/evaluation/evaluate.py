@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,9 @@ from recrl.data.optimum import optimum
 from recrl.data.prompts import LABELS
 from recrl.errors import DataError, UserError
 from recrl.evaluation import diversity, metrics
+from recrl.evaluation.lists import Lists, named_alike
 from recrl.evaluation.metrics import PerUser
-from recrl.evaluation.protocols import PromptTable, Ranking, length_batches, rank
+from recrl.evaluation.protocols import PromptTable, Ranking, length_batches
 from recrl.evaluation.results import NEW, EvaluationResult, Metric, measured, save_result, table_order
 from recrl.sids import codes as sid_codes
 from recrl.sids.encoders.tfidf_svd import TFIDF_SVD, TfidfSvdOptions
@@ -191,18 +192,21 @@ def evaluate_model(subject: Subject, split: str, folder: Path) -> list[Evaluatio
     """Evaluate one model on every task of a split and write the results below ``folder``."""
     world, policy = load_world(subject.config, subject.model)
     measures = Measures.make(world.dataset, subject.config)
-    width = subject.config.eval.beam_width
+    width, lists = subject.config.eval.beam_width, Lists.of(subject.config)
     results: list[EvaluationResult] = []
     for protocol in protocols(world.dataset, split):
         begin = time.perf_counter()
         about: dict[str, Any] = {"kind": "model", "checkpoint": str(subject.model.parent), "beam_width": width}
+        about |= lists.about
         if (protocol.examples.labels >= 0).all():
             auc = metrics.auc(label_scores(policy, world, protocol.examples), protocol.examples.labels)
             result = _result(subject.name, protocol, begin, {"auc": Metric(value=auc)}, about)
             save_result(result, folder, examples=protocol.rows)
             results.append(result)
             continue
-        ranking = rank(policy, world.trie, world.writer.prompts(protocol.examples), width, width)
+        prompts = lists.prompts(world.writer, protocol.examples)
+        ranking = lists.rank(policy, world.trie, prompts, width, width)
+        protocol = replace(protocol, examples=named_alike(protocol.examples, world.trie))
         exclude = subject.config.eval.exclude_history
         results += _ranked(subject.name, ranking, protocol, measures, begin, about, folder, exclude=exclude)
     return results

@@ -105,6 +105,47 @@ def length_batches(ids: Ragged, token_budget: int, width: int) -> list[NDArray[n
     return batches
 
 
+@dataclass(frozen=True)
+class Slates:
+    """How lists come of a model that was trained to name several items at once.
+
+    ``beams`` slates of ``size`` items, best first; their items one behind the other are the list, without repetitions
+    (METHODS A-7, K above L).
+    """
+
+    size: int
+    beams: int
+
+
+@torch.no_grad()
+def rank_slates(policy: Policy, trie: Trie, prompts: Ragged, slates: Slates, k: int) -> Ranking:
+    """The first ``k`` distinct items of every prompt's slates; an item's score is that of its slate."""
+    items = np.full((len(prompts), k), -1, np.int64)
+    scores = np.full((len(prompts), k), -np.inf, np.float32)
+    table = PromptTable.asking_nothing(prompts)
+    for rows in length_batches(prompts, policy.token_budget, slates.beams * slates.size):
+        found = beam_search(policy, trie, table.batch(rows, policy.device), slates.beams, slates.size)
+        flat = found.items.flatten(1).cpu().numpy()
+        score = np.repeat(torch.where(found.exists, found.score, float("-inf")).cpu().numpy(), slates.size, axis=1)
+        items[rows], scores[rows] = first_distinct(flat, score, k)
+    return Ranking(items, scores)
+
+
+def first_distinct(
+    items: NDArray[np.int64], scores: NDArray[np.float32], k: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """[U, k] the first distinct valid items of [U, W] and their scores, -1 and -inf behind them."""
+    same = items[:, :, None] == items[:, None, :]
+    again = (same & np.tri(items.shape[1], k=-1, dtype=bool)).any(2)
+    usable = (items >= 0) & ~again
+    order = np.argsort(~usable, axis=1, kind="stable")[:, :k]
+    real = np.take_along_axis(usable, order, 1)
+    chosen = np.where(real, np.take_along_axis(items, order, 1), -1)
+    score = np.where(real, np.take_along_axis(scores, order, 1), np.float32(-np.inf))
+    pad = ((0, 0), (0, k - order.shape[1]))
+    return np.pad(chosen, pad, constant_values=-1), np.pad(score, pad, constant_values=-np.inf)
+
+
 @torch.no_grad()
 def rank(policy: Policy, trie: Trie, prompts: Ragged, width: int, k: int) -> Ranking:
     """The first ``k`` of ``width`` beams for every prompt, in the prompts' order.

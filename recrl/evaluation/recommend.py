@@ -11,7 +11,7 @@ from recrl.data.dataset import Catalog, Examples
 from recrl.data.ragged import Ragged
 from recrl.errors import UserError, nearest
 from recrl.evaluation.evaluate import Subject, subjects
-from recrl.evaluation.protocols import rank
+from recrl.evaluation.lists import Lists
 from recrl.training.setup import load_world
 
 
@@ -82,13 +82,13 @@ def recommend(subject: Subject, user: str, k: int) -> list[Recommendation]:
     nobody = np.zeros(1, np.int32)
     examples = Examples.plain(nobody, Ragged.from_lists([history]), Ragged.from_lists([[0]]))
     width = max(k, subject.config.eval.beam_width)
+    lists = Lists.of(subject.config)
+    prompts = lists.prompts(world.writer, examples)
     if subject.config.eval.exclude_history:
         width += len(set(history))
-        found = (
-            rank(policy, world.trie, world.writer.prompts(examples), width, width).without(examples.history).first(k)
-        )
+        found = lists.rank(policy, world.trie, prompts, width, width).without(examples.history).first(k)
     else:
-        found = rank(policy, world.trie, world.writer.prompts(examples), width, k)
+        found = lists.rank(policy, world.trie, prompts, width, k)
     return [
         Recommendation(
             place + 1,

@@ -71,6 +71,9 @@ class EvaluationResult(BaseModel):
     split: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     num_examples: int = Field(ge=0)
     beam_width: int | None = None
+    slate_size: int | None = None
+    """Items of a slate, where a model's list is its slates one behind the other."""
+    slate_beams: int | None = None
     seconds: float = Field(ge=0)
     metrics: dict[str, Metric]
     """By names such as ``ndcg@10``. A metric that no user is part of is absent."""

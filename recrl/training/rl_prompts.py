@@ -72,7 +72,7 @@ class PromptSource:
         return self._table_of(Examples.join(tables))
 
     def _table_of(self, examples: Examples) -> PromptTable:
-        by_title = np.isin(examples.tasks, list(BY_TITLE))
+        by_title = np.isin(examples.tasks, list(BY_TITLE)) | self._world.writer.by_title
         targets = padded_targets(self._titled_alike(examples.targets, by_title), self._world.codes.cpu())
         history = examples.history.tail(self._config.data.history_limit)
         root = np.isin(examples.tasks, list(TITLE_RESPONSES)).astype(np.int64)
@@ -99,7 +99,8 @@ class PromptSource:
         if task in ITEM_TASKS:
             return item_examples(len(dataset.catalog), task)
         train = dataset.train
+        count = self._config.prompts.slate_size if task == "slate" else 1
         if options.targets == "last":
-            last = np.maximum(train.items.lengths - 1, train.first_target)  # a single item has nothing before it
-            train = replace(train, first_target=last.astype(np.int32))
-        return next_examples(train, task, generator(self._config.run.seed, "rl", "targets", number))
+            last = np.maximum(train.items.lengths - count, train.first_target)  # a single item has nothing before it
+            return next_examples(replace(train, first_target=last.astype(np.int32)), task, None, count)
+        return next_examples(train, task, generator(self._config.run.seed, "rl", "targets", number), count)

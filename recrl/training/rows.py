@@ -16,7 +16,7 @@ from torch import Tensor
 
 from recrl.config import SftSection
 from recrl.data.dataset import Dataset, Examples, Sequences
-from recrl.data.prompts import ITEM_TASKS, LABELS, TITLE_RESPONSES, PromptWriter, concatenate, prepend
+from recrl.data.prompts import ITEM_TASKS, LABELS, TITLE_RESPONSES, PromptWriter, append, concatenate, prepend
 from recrl.data.ragged import Ragged
 from recrl.errors import UserError
 from recrl.groups import token_cuts
@@ -126,7 +126,8 @@ class RowMaker:
             return self._sequences(_part(self.dataset.train, share, rng), rng)
         if task in ITEM_TASKS:
             return self._examples(item_examples(len(self.dataset.catalog), task), share, rng)
-        return self._examples(next_examples(self.dataset.train, task, rng), share, rng)
+        count = self.writer.slate_size if task == "slate" else 1
+        return self._examples(next_examples(self.dataset.train, task, rng, count), share, rng)
 
     def _sequences(self, sequences: Sequences, rng: np.random.Generator) -> Rows | None:
         rows = windows(augment(sequences, self.options.augment, rng), self.writer.history_limit)
@@ -151,6 +152,8 @@ class RowMaker:
     def _responses(self, examples: Examples, rng: np.random.Generator) -> Rows:
         """Prompts with one response each: an item, its title, or a label's word; one kind a call."""
         prompts = self.writer.prompts(examples)
+        if examples.tasks[0] == "slate":
+            return self._slates(prompts, examples.targets)
         targets = _one_target(examples.targets, rng)
         if (examples.labels >= 0).all():
             responses = self.writer.texts([LABELS[label] for label in examples.labels])
@@ -164,6 +167,18 @@ class RowMaker:
                 prompts.lengths,
             )
         return Rows(concatenate(prompts, responses), _blank(concatenate(prompts, responses)), prompts.lengths)
+
+    def _slates(self, prompts: Ragged, targets: Ragged) -> Rows:
+        """Prompts with a list of items, closed by the end token (METHODS A-7). Every item begins at the root again."""
+        items = targets.values.astype(np.int64)
+        end = int(self.writer.tokenizer.eos_token_id)
+
+        def lists(of_item: Ragged) -> Ragged:
+            rows = of_item.select(items)
+            return Ragged(rows.values, rows.offsets[targets.offsets])
+
+        responses, nodes = append(lists(self.responses), end), append(lists(self.item_nodes), -1)
+        return Rows(concatenate(prompts, responses), concatenate(_blank(prompts), nodes), prompts.lengths)
 
 
 def nodes_of(trie: Trie, responses: Ragged) -> Ragged:
@@ -198,17 +213,23 @@ def windows(sequences: Sequences, limit: int) -> Sequences:
     return Sequences(sequences.users[row], items, first.astype(np.int32))
 
 
-def next_examples(sequences: Sequences, task: str, rng: np.random.Generator) -> Examples:
-    """One target of every training sequence, drawn among those that it may ask for, with the items before it."""
+def next_examples(sequences: Sequences, task: str, rng: np.random.Generator | None, count: int = 1) -> Examples:
+    """One target of every training sequence, drawn among those that it may ask for, with the items before it.
+
+    Args:
+        rng: None takes the first of them.
+        count: targets from that one on, in the order in which they were taken; fewer where the sequence ends.
+    """
     lengths = sequences.items.lengths
     usable = np.flatnonzero(lengths > sequences.first_target)
     first, length = sequences.first_target[usable].astype(np.int64), lengths[usable]
-    place = first + (rng.random(len(usable)) * (length - first)).astype(np.int64)
+    drawn = np.zeros(len(usable)) if rng is None else rng.random(len(usable))
+    place = first + (drawn * (length - first)).astype(np.int64)
     items = sequences.items.select(usable)
     examples = Examples.plain(
         sequences.users[usable],
         items.cut(np.zeros_like(place), place),
-        items.cut(place, place + 1),
+        items.cut(place, np.minimum(place + count, length)),
     )
     return Examples(
         examples.users, examples.history, examples.targets, [task] * len(usable), examples.prompts, examples.labels

@@ -17,7 +17,8 @@ from recrl.backends.torch_backend import TransformersPolicy
 from recrl.config import RunConfig
 from recrl.data import dataset as datasets
 from recrl.data.dataset import Dataset
-from recrl.data.prompts import TEMPLATES, PromptWriter
+from recrl.data.prompts import PromptWriter
+from recrl.data.templates import TEMPLATES
 from recrl.errors import ConfigError, UserError
 from recrl.models.checkpoint import grow_vocabulary, load_folder
 from recrl.models.presets import preset_model, preset_tokenizer, start_from_codebooks
@@ -109,7 +110,16 @@ def make_world(
         torch.set_num_threads(config.run.threads)
     device = choose_device(config.backend.device)
     limit = config.data.history_limit
-    writer = PromptWriter.make(tokenizer, index, dataset.catalog, config.prompts.template, limit)
+    prompts = config.prompts
+    writer = PromptWriter.make(
+        tokenizer,
+        index,
+        dataset.catalog,
+        prompts.template,
+        limit,
+        by_title=prompts.action_space == "title",
+        slate_size=prompts.slate_size,
+    )
     rows = [writer.responses(), *([writer.titles(np.arange(len(dataset.catalog)))] if titles else [])]
     trie = build_trie(*rows).to(device)
     if config.eval.beam_width > len(dataset.catalog):

@@ -10,8 +10,8 @@ from recrl.backends.policy import Policy
 from recrl.config import RunConfig
 from recrl.data.ragged import Ragged
 from recrl.errors import UserError
+from recrl.evaluation.lists import Lists, named_alike
 from recrl.evaluation.metrics import ndcg_at, pass_at
-from recrl.evaluation.protocols import rank
 from recrl.seeding import generator
 from recrl.training.setup import World
 
@@ -26,6 +26,7 @@ class Validation:
     targets: Ragged
     world: World
     width: int
+    lists: Lists
 
     @classmethod
     def make(cls, config: RunConfig, world: World) -> Validation:
@@ -41,16 +42,14 @@ class Validation:
         if 0 < limit < len(rows):
             rows = np.sort(generator(config.run.seed, "valid").permutation(rows)[:limit])
         examples = examples.select(rows)
-        return cls(
-            world.writer.prompts(examples),
-            examples.targets,
-            world,
-            min(config.eval.valid_beam_width, len(world.dataset.catalog)),
-        )
+        lists = Lists.of(config)
+        width = min(config.eval.valid_beam_width, len(world.dataset.catalog))
+        targets = named_alike(examples, world.trie).targets
+        return cls(lists.prompts(world.writer, examples), targets, world, width, lists)
 
     def score(self, policy: Policy) -> dict[str, float]:
         """``valid/hr@10`` and ``valid/ndcg@10``."""
-        ranking = rank(policy, self.world.trie, self.prompts, self.width, min(K, self.width))
+        ranking = self.lists.rank(policy, self.world.trie, self.prompts, self.width, min(K, self.width))
         hits = pass_at(ranking.items, self.targets, ranking.items.shape[1])
         gains = ndcg_at(ranking.items, self.targets, ranking.items.shape[1])
         return {"valid/hr@10": float(hits.mean()), "valid/ndcg@10": float(gains.mean())}

@@ -1,0 +1,58 @@
+"""A model's lists for examples, as it was trained to give them: item by item, or slate by slate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from recrl.backends.policy import Policy
+from recrl.config import RunConfig
+from recrl.data.dataset import Examples
+from recrl.data.prompts import PromptWriter
+from recrl.data.ragged import Ragged
+from recrl.evaluation.protocols import Ranking, Slates, rank, rank_slates
+from recrl.sids.trie import Trie
+
+
+@dataclass(frozen=True)
+class Lists:
+    """How the lists of one run are made.
+
+    Attributes:
+        slates: None where a response names one item.
+    """
+
+    slates: Slates | None
+
+    @classmethod
+    def of(cls, config: RunConfig) -> Lists:
+        size = config.prompts.slate_size
+        return cls(Slates(size, config.eval.slate_beams) if config.asks_for_slates and size > 1 else None)
+
+    def prompts(self, writer: PromptWriter, examples: Examples) -> Ragged:
+        """Prompts that ask as training did; examples with a text of their own keep it."""
+        if self.slates is not None:
+            asked = ["slate" if task == "next" else task for task in examples.tasks]
+            examples = replace(examples, tasks=asked)
+        return writer.prompts(examples)
+
+    def rank(self, policy: Policy, trie: Trie, prompts: Ragged, width: int, k: int) -> Ranking:
+        """``k`` items for every prompt; ``width`` beams where they are single items."""
+        if self.slates is None:
+            return rank(policy, trie, prompts, width, k)
+        return rank_slates(policy, trie, prompts, self.slates, k)
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What a result says of it."""
+        return {} if self.slates is None else {"slate_size": self.slates.size, "slate_beams": self.slates.beams}
+
+
+def named_alike(examples: Examples, trie: Trie) -> Examples:
+    """Examples whose targets are the items that their names stand for.
+
+    Items of one title share it, and a response that says it names the first of them; a SID names one item alone.
+    """
+    first = trie.item[trie.leaf[0]].cpu().numpy()
+    targets = examples.targets
+    return replace(examples, targets=Ragged(first[targets.values].astype(targets.values.dtype), targets.offsets))
