@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import difflib
 import io
 import re
 import sys
@@ -19,7 +18,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from recrl.errors import RecrlError, RunError, UserError
+from recrl.errors import RunError, UserError
+from recrl.kernels.aot_table import settle
 from recrl.kernels.launches import INTERPRETED, Launch
 from recrl.kernels.registry import KERNELS, TRITON, load
 
@@ -142,7 +142,7 @@ def gate(chosen: Sequence[Launch]) -> str:
                 against += objections(launch.name, capability, figures)
                 numbers = f"{figures.registers} | {figures.spilled_bytes} | {figures.shared_bytes}"
                 setting = f"{launch.num_warps} | {launch.num_stages}"
-                lines.append(f"| {launch.name} | {_tile(launch)} | {setting} | sm_{capability} | {numbers} |")
+                lines.append(f"| {launch.name} | {launch.tile} | {setting} | sm_{capability} | {numbers} |")
     if against:
         raise RunError(
             "\n".join(against), fix="a smaller tile, fewer stages or more warps in the kernel's launch table"
@@ -161,42 +161,26 @@ Triton specialises a kernel to sizes that are divisible by 16, a figure is the l
 """
 
 
-def _tile(launch: Launch) -> str:
-    return ", ".join(f"{name} {value}" for name, value in launch.constants.items() if type(value) is int)
-
-
-def compare(made: str, kept: str) -> None:
-    """Hold the table that was just made against the one that is kept.
+def make() -> str:
+    """The table of all launches.
 
     Raises:
-        RunError: they differ.
+        UserError: nothing can be compiled here.
+        RunError: as ``gate``.
     """
-    if made != kept:
-        change = difflib.unified_diff(
-            kept.splitlines(), made.splitlines(), TABLE.name, "compiled now", lineterm="", n=0
-        )
-        raise RunError(f"{TABLE.name} is out of date", why="\n".join(change), fix="run python -m recrl.kernels.aot")
+    if TRITON.missing():
+        raise UserError("Triton is not installed", fix="pip install triton")
+    if INTERPRETED:
+        raise UserError("TRITON_INTERPRET is set", why="the interpreter compiles nothing", fix="unset it")
+    return gate(launches())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code: 1 where a kernel must not be shipped or the table is out of date."""
-    parser = argparse.ArgumentParser(prog="python -m recrl.kernels.aot", description="Compile all Triton kernels.")
+    command = "python -m recrl.kernels.aot"
+    parser = argparse.ArgumentParser(prog=command, description="Compile all Triton kernels.")
     parser.add_argument("--check", action="store_true", help=f"compare with {TABLE.name} in place of writing it")
-    check = parser.parse_args(arguments).check
-    try:
-        if TRITON.missing():
-            raise UserError("Triton is not installed", fix="pip install triton")
-        if INTERPRETED:
-            raise UserError("TRITON_INTERPRET is set", why="the interpreter compiles nothing", fix="unset it")
-        table = gate(launches())
-        if check:
-            compare(table, TABLE.read_text())
-        else:
-            TABLE.write_text(table)
-    except RecrlError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+    return settle(TABLE, make, check=parser.parse_args(arguments).check, command=command)
 
 
 if __name__ == "__main__":

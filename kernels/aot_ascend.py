@@ -12,7 +12,6 @@ process of its own: ``pip install --target DIR triton-ascend==3.2.0 pybind11 asc
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 import os
 import re
@@ -25,7 +24,8 @@ from importlib.metadata import distributions
 from math import prod
 from pathlib import Path
 
-from recrl.errors import RecrlError, RunError, UserError
+from recrl.errors import RunError, UserError
+from recrl.kernels.aot_table import settle
 from recrl.kernels.launches import Launch
 from recrl.kernels.registry import KERNELS, TRITON, load
 
@@ -128,8 +128,7 @@ def lower_all(result: str) -> None:
             reason = last_words(error.stderr.decode())
         except Exception as error:  # whatever the front end raises is the answer that is asked for
             reason = last_words(str(root(error)))
-        tile = ", ".join(f"{name} {value}" for name, value in launch.constants.items() if type(value) is int)
-        found.append(asdict(Lowered(launch.name, file, tile, linalg, reason)))
+        found.append(asdict(Lowered(launch.name, file, launch.tile, linalg, reason)))
     Path(result).write_text(json.dumps(found))
 
 
@@ -250,12 +249,12 @@ for {target}: no NPU took part and no binary was made.
 """
 
 
-def gate(packages: Path, *, planner_needed: bool) -> tuple[str, list[str]]:
-    """Lower and plan everything; the text of the table, and the objections.
+def gate(packages: Path, *, planner_needed: bool) -> str:
+    """Lower and plan everything and return the text of the table.
 
     Raises:
         UserError: the folder lacks a package.
-        RunError: a tool failed in another way than by refusing a kernel.
+        RunError: a kernel of an ``ascend.py`` was refused, or a tool failed in another way.
     """
     compiler = packages / "ascendnpuir" / "bin" / "bishengir-compile"
     versions = {one.name: one.version for one in distributions(path=[str(packages)])}
@@ -268,41 +267,26 @@ def gate(packages: Path, *, planner_needed: bool) -> tuple[str, list[str]]:
         )
     planner = compiler.exists()
     rows = [(row, plan(row.linalg, compiler) if planner and row.linalg else None) for row in lowered_by(packages)]
+    against = objections(rows)
+    if against:
+        raise RunError("\n".join(against), fix="smaller tiles in the kernel's launch table")
     tools = " and ".join(f"{name} {versions[name]}" for name in ("triton-ascend", "ascendnpu-ir") if name in versions)
-    table = _HEAD.format(versions=tools, target=TARGET) + "".join(f"{line(*row)}\n" for row in rows)
-    return table, objections(rows)
-
-
-def compare(made: str, kept: str) -> None:
-    """Hold the table that was just made against the one that is kept.
-
-    Raises:
-        RunError: they differ.
-    """
-    if made != kept:
-        change = difflib.unified_diff(kept.splitlines(), made.splitlines(), TABLE.name, "now", lineterm="", n=0)
-        fix = "run python -m recrl.kernels.aot_ascend --packages DIR"
-        raise RunError(f"{TABLE.name} is out of date", why="\n".join(change), fix=fix)
+    return _HEAD.format(versions=tools, target=TARGET) + "".join(f"{line(*row)}\n" for row in rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code: 1 where a kernel must not be shipped or the table is out of date."""
-    parser = argparse.ArgumentParser(prog="python -m recrl.kernels.aot_ascend", description="Compile for Ascend.")
+    command = "python -m recrl.kernels.aot_ascend"
+    parser = argparse.ArgumentParser(prog=command, description="Lower and plan all Triton kernels for Ascend.")
     parser.add_argument("--packages", type=Path, required=True, help="folder with triton-ascend and ascendnpu-ir")
     parser.add_argument("--check", action="store_true", help=f"compare with {TABLE.name} in place of writing it")
     given = parser.parse_args(arguments)
-    try:
-        table, against = gate(given.packages.resolve(), planner_needed=given.check)
-        if against:
-            raise RunError("\n".join(against), fix="smaller tiles in the kernel's launch table")
-        if given.check:
-            compare(table, TABLE.read_text())
-        else:
-            TABLE.write_text(table)
-    except RecrlError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+    return settle(
+        TABLE,
+        lambda: gate(given.packages.resolve(), planner_needed=given.check),
+        check=given.check,
+        command=f"{command} --packages DIR",
+    )
 
 
 if __name__ == "__main__":

@@ -20,6 +20,9 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 FLOATS: dict[torch.dtype, str] = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 """Element types that kernels are compiled for, by the names that Triton's signatures use."""
 
+ASCEND_PROGRAMS = 65_535
+"""A grid on Ascend holds no more."""
+
 
 @dataclass(frozen=True)
 class Launch:
@@ -39,6 +42,11 @@ class Launch:
     def __post_init__(self) -> None:
         names = list(self.function.arg_names)
         assert names == [*self.signature, *self.constants], f"{self.name}: its arguments are {', '.join(names)}"
+
+    @property
+    def tile(self) -> str:
+        """Its sizes among the constants, to a reader."""
+        return ", ".join(f"{name} {value}" for name, value in self.constants.items() if type(value) is int)
 
     def run(self, grid: tuple[int, ...], *arguments: Any) -> None:
         """Launch on a grid; the arguments are those of ``signature``, in its order."""

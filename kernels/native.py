@@ -28,12 +28,14 @@ logger = logging.getLogger(__name__)
 FOLDER = Path(__file__).parent
 SOURCES = (
     "native.c",
+    "linear_logp/linear_logp.c",
     "norm_rotary/norm_rotary.c",
+    "prefix_attention/prefix_attention.c",
     "rms_norm/rms_norm.c",
     "shared_prefix_attention/shared_prefix_attention.c",
     "swiglu/swiglu.c",
 )
-HEADERS = ("native.h",)
+HEADERS = ("native.h", "attention.h")
 # Not -ffast-math: it would lose NaNs, and linking with it makes the whole process flush denormal numbers to zero. The
 # sources say themselves which sums may be reordered (`omp simd reduction`).
 FLAGS = ("-std=c11", "-O3", "-fPIC", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math")

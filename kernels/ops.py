@@ -16,6 +16,7 @@ class Ops:
 
     linear_logp: Callable[..., tuple[Tensor, Tensor]]
     legal_logp: Callable[..., tuple[Tensor, Tensor]]
+    log_normaliser: Callable[[Tensor], Tensor]
     prefix_attention: Callable[..., Tensor]
     shared_prefix_attention: Callable[..., Tensor]
     gmean_ratio: Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -38,4 +39,9 @@ class Ops:
             "pack_active",
         )
         module = {name: pick(name, device, (wanted or {}).get(name, "auto")) for name in names}
-        return cls(legal_logp=module["linear_logp"].legal_logp, **{name: getattr(module[name], name) for name in names})
+        logp = module["linear_logp"]
+        return cls(
+            legal_logp=logp.legal_logp,
+            log_normaliser=logp.log_normaliser,
+            **{name: getattr(module[name], name) for name in names},
+        )

@@ -53,14 +53,14 @@ EXPLICIT = Kernel("explicit")
 PADDED = Kernel("padded")
 
 KERNELS: dict[str, tuple[Kernel, ...]] = {
-    "linear_logp": (TRITON, ASCEND, CHUNKED, REFERENCE),
-    "gmean_ratio": (TRITON, REFERENCE),
+    "linear_logp": (TRITON, ASCEND, NATIVE, CHUNKED, REFERENCE),
+    "gmean_ratio": (TRITON, ASCEND, REFERENCE),
     "boundary_select": (TRITON, ASCEND, REFERENCE),
-    "pack_active": (TRITON, REFERENCE),
+    "pack_active": (TRITON, ASCEND, REFERENCE),
     "rms_norm": (NATIVE, REFERENCE),
     "swiglu": (NATIVE, REFERENCE),
     "norm_rotary": (NATIVE, REFERENCE),
-    "prefix_attention": (TRITON, EXPLICIT, REFERENCE),
+    "prefix_attention": (TRITON, ASCEND, NATIVE, EXPLICIT, REFERENCE),
     "shared_prefix_attention": (NATIVE, PADDED, REFERENCE),
 }
 

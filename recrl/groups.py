@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from functools import cached_property
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
 
 from recrl.kernels.ops import Ops
+from recrl.kernels.shared_prefix_attention.rows import RowSizes
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,19 @@ class Signal:
 
 
 @dataclass(frozen=True)
+class PackedSizes:
+    """Sizes of ``PackedGroups`` in the host's memory, so that no micro-batch waits for the device.
+
+    Attributes:
+        rows: prompts' lengths, rows a prompt, and rows' fed tokens.
+        chosen: [N] tokens of a row that the policy chose.
+    """
+
+    rows: RowSizes
+    chosen: list[int]
+
+
+@dataclass(frozen=True)
 class PackedGroups:
     """The active rows and their prompts, and nothing else.
 
@@ -190,16 +205,38 @@ class PackedGroups:
         last = torch.where(self.mask, place, 0).amax(1)
         return place[:-1] < last[:, None]
 
+    @cached_property
+    def sizes(self) -> PackedSizes:
+        """Fetched from the device once; micro-batches are given theirs."""
+        group = torch.zeros_like(self.prompts.length).scatter_add(0, self.prompt_of, torch.ones_like(self.prompt_of))
+        parts = (self.prompts.length, group, self.fed.sum(1), self.mask.sum(1))
+        every = torch.cat(parts).tolist()
+        ends = [*accumulate(len(part) for part in parts)]
+        prompt, rows, fed, chosen = (every[begin:end] for begin, end in pairwise([0, *ends]))
+        return PackedSizes(RowSizes(prompt, rows, fed), chosen)
+
     @property
     def effective_tokens(self) -> int:
         """Tokens that a forward pass computes: every prompt once, and every active response up to its last token."""
-        return int(self.prompts.length.sum() + self.fed.sum())
+        return sum(self.sizes.rows.prompt) + sum(self.sizes.rows.row)
 
     @property
     def pairs(self) -> int:
         """Query and key positions that meet in a forward pass: every token with itself and what it sees."""
-        prompt, own = self.prompts.length, self.fed.sum(1)
-        return int((prompt * (prompt + 1) // 2).sum() + (own * prompt[self.prompt_of] + own * (own + 1) // 2).sum())
+        rows = self.sizes.rows
+        prompt_of = (length for length, group in zip(rows.prompt, rows.group, strict=True) for _ in range(group))
+        own = sum(fed * length + fed * (fed + 1) // 2 for fed, length in zip(rows.row, prompt_of, strict=True))
+        return own + sum(length * (length + 1) // 2 for length in rows.prompt)
+
+    @property
+    def states(self) -> int:
+        """States that something is predicted from: every prompt's last, and those of the responses' fed tokens."""
+        return len(self.prompts) + sum(self.sizes.rows.row)
+
+    @property
+    def unread_pairs(self) -> int:
+        """Of ``pairs``, those of prompt tokens before the last as queries."""
+        return sum(length * (length - 1) // 2 for length in self.sizes.rows.prompt)
 
     def with_logps(self, old: Tensor | None, ref: Tensor | None) -> PackedGroups:
         return replace(self, logp_old=old, logp_ref=ref)
@@ -226,10 +263,41 @@ class PackedGroups:
 
     def micro_batches(self, token_budget: int) -> list[PackedGroups]:
         """Parts of at most ``token_budget`` computed tokens, a prompt's rows together; at least one prompt each."""
-        tokens = self.prompts.length.scatter_add(0, self.prompt_of, self.fed.sum(1)).tolist()
-        device = self.prompt_of.device
-        stops = token_cuts(tokens, token_budget)
-        return [self.select(torch.arange(begin, stop, device=device)) for begin, stop in pairwise([0, *stops])]
+        rows = self.sizes.rows
+        fed = iter(rows.row)
+        tokens = [
+            length + sum(next(fed) for _ in range(group)) for length, group in zip(rows.prompt, rows.group, strict=True)
+        ]
+        return [self._part(begin, stop) for begin, stop in pairwise([0, *token_cuts(tokens, token_budget)])]
+
+    def _part(self, begin: int, stop: int) -> PackedGroups:
+        """The rows of prompts that stand side by side."""
+        sizes, prompts = self.sizes, self.prompts
+        here = slice(begin, stop)
+        first = sum(sizes.rows.group[:begin])
+        rows = slice(first, first + sum(sizes.rows.group[here]))
+        part = PackedGroups(
+            PromptBatch(
+                prompts.ids[here, : max(sizes.rows.prompt[here])],
+                prompts.length[here],
+                Targets(prompts.targets.items[here], prompts.targets.codes[here]),
+                prompts.history[here],
+                prompts.start[here],
+            ),
+            self.prompt_of[rows] - begin,
+            self.slot[rows],
+            self.tokens[rows],
+            self.mask[rows],
+            self.nodes[rows],
+            self.advantage[rows],
+            self.slate_size[rows],
+            self.slate_entropy[rows],
+            None if self.logp_old is None else self.logp_old[rows],
+            None if self.logp_ref is None else self.logp_ref[rows],
+        )
+        known = RowSizes(sizes.rows.prompt[here], sizes.rows.group[here], sizes.rows.row[rows])
+        vars(part)["sizes"] = PackedSizes(known, sizes.chosen[rows])  # what the property would ask the device for
+        return part
 
 
 def token_cuts(sizes: list[int], token_budget: int) -> list[int]:

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from recrl.errors import UserError
 from recrl.kernels.boundary_select import triton_gpu
+from recrl.kernels.launches import ASCEND_PROGRAMS
 
-MOST_GROUPS = 65_535
-"""Programs of a launch at most; each owns a group."""
+MOST_GROUPS = ASCEND_PROGRAMS
+"""Of a launch; a program owns one."""
 LAUNCHES = tuple(launch for launch in triton_gpu.LAUNCHES if "*fp64" not in launch.signature.values())
 
 

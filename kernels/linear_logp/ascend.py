@@ -15,22 +15,18 @@ Letters: T tokens, H hidden size, V vocabulary, S splits.
 # mypy: allow-untyped-decorators
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.autograd.function import once_differentiable
-from torch.nn import functional
 
-from recrl.kernels.launches import FLOATS, INTERPRETED, Launch, float_name
+from recrl.kernels.launches import FLOATS, INTERPRETED, Launch
+from recrl.kernels.linear_logp import triton_host
 from recrl.kernels.linear_logp.chunked import legal_logp as legal_logp
+from recrl.kernels.linear_logp.reference import log_normaliser as log_normaliser
 from recrl.kernels.linear_logp.triton_gpu import _absorb
+from recrl.kernels.linear_logp.triton_host import Kernels
 
-WORKSPACE = 2**25
-"""Elements of dlogits that exist at once (64 MiB in bf16), or T x block_v where that is more."""
 PROGRAMS = 120
 """Most programs of a launch: a multiple of 20 and of 24, the cube cores of the Ascend 910B's variants."""
 
@@ -67,7 +63,7 @@ def _logits(
     return total
 
 
-@triton.jit(do_not_specialize=["tokens", "vocabulary", "steps", "share", "splits"])
+@triton.jit(do_not_specialize=["tokens", "vocabulary", "steps", "share"])
 def _forward(
     hidden: tl.tensor,
     weight: tl.tensor,
@@ -77,7 +73,6 @@ def _forward(
     vocabulary: tl.tensor,
     steps: tl.tensor,
     share: tl.tensor,
-    splits: tl.tensor,
     block_t: tl.constexpr,
     block_v: tl.constexpr,
     block_h: tl.constexpr,
@@ -87,6 +82,7 @@ def _forward(
 
     ``statistics`` [4, S, T] is as in ``triton_gpu.py``.
     """
+    splits = tl.cdiv(vocabulary, share)
     for piece in range(tl.program_id(0), tl.cdiv(tokens, block_t) * splits, tl.num_programs(0)):
         first_row = piece // splits * block_t
         split = piece % splits
@@ -157,7 +153,7 @@ _TILE = {"block_t": 64, "block_v": 128, "block_h": 64, "upcast": INTERPRETED}
 def _launches(dtype: str) -> dict[str, Launch]:
     """Both kernels for inputs of one type. Ascend has no warps, and its compiler chooses the stages."""
     matrices = {"hidden": f"*{dtype}", "weight": f"*{dtype}", "target": "*i32"}
-    sums = {"statistics": "*fp32", **dict.fromkeys(("tokens", "vocabulary", "steps", "share", "splits"), "i32")}
+    sums = {"statistics": "*fp32", **dict.fromkeys(("tokens", "vocabulary", "steps", "share"), "i32")}
     slopes = {"normaliser": "*fp32", "grad": "*fp32", "workspace": f"*{dtype}"}
     places = dict.fromkeys(("tokens", "begin", "end", "steps"), "i32")
     kernels = {"forward": (_forward, {**matrices, **sums}), "dlogits": (_dlogits, {**matrices, **slopes, **places})}
@@ -171,92 +167,27 @@ _TABLE = {dtype: _launches(dtype) for dtype in FLOATS.values()}
 LAUNCHES: tuple[Launch, ...] = tuple(launch for row in _TABLE.values() for launch in row.values())
 
 
-class _LinearLogp(torch.autograd.Function):
-    """Over the whole vocabulary; the inputs are contiguous, of one float type, and their width fills whole blocks."""
-
-    @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        largest, total, weighted, chosen = _statistics(hidden, weight, target)  # [S, T] each
-        peak = largest.amax(0)
-        shrink = (largest - peak).exp()
-        weighted = (shrink * (weighted + (largest - peak) * total)).sum(0)
-        total = (shrink * total).sum(0)
-        normaliser = peak + total.log()
-        logp, entropy = chosen.amax(0) - normaliser, total.log() - weighted / total
-        ctx.save_for_backward(hidden, weight, target, normaliser)
-        ctx.mark_non_differentiable(entropy)
-        return logp, entropy
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        hidden, weight, target, normaliser = ctx.saved_tensors
-        wants_hidden, wants_weight, _ = ctx.needs_input_grad
-        dhidden = torch.zeros_like(hidden, dtype=torch.float32) if wants_hidden else None
-        dweight = torch.zeros_like(weight) if wants_weight else None
-        with torch.autocast(hidden.device.type, enabled=False):
-            for begin, end, dlogits in _dlogits_in_parts(hidden, weight, target, normaliser, grad.contiguous()):
-                if dhidden is not None:
-                    dhidden += dlogits @ weight[begin:end]
-                if dweight is not None:
-                    torch.mm(dlogits.t(), hidden, out=dweight[begin:end])
-        return dhidden if dhidden is None else dhidden.to(hidden.dtype), dweight, None
+def _kernels(dtype: str) -> Kernels:
+    launches = _TABLE[dtype]
+    return Kernels(
+        launches["forward"],
+        launches["dlogits"],
+        lambda rows, columns: (min(rows * columns, PROGRAMS),),
+        programs=PROGRAMS,
+    )
 
 
-def _statistics(hidden: Tensor, weight: Tensor, target: Tensor) -> Tensor:
-    """[4, S, T] of the forward kernel."""
-    launch = _TABLE[float_name(hidden, weight)]["forward"]
-    tokens, vocabulary = len(hidden), len(weight)
-    block = launch.constants["block_v"]
-    rows, blocks = triton.cdiv(tokens, launch.constants["block_t"]), triton.cdiv(vocabulary, block)
-    share = triton.cdiv(blocks, triton.cdiv(PROGRAMS, max(rows, 1))) * block
-    splits = triton.cdiv(vocabulary, share)
-    statistics = hidden.new_empty(4, splits, tokens, dtype=torch.float32)
-    if tokens:
-        steps = hidden.shape[1] // launch.constants["block_h"]
-        grid = (min(rows * splits, PROGRAMS),)
-        launch.run(grid, hidden, weight, target, statistics, tokens, vocabulary, steps, share, splits)
-    return statistics
+def linear_logp(hidden: Tensor, weight: Tensor, target: Tensor, source: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """As ``reference.linear_logp``: [S, H], [V, H], [T] -> [T] log-probabilities and entropies, float32.
 
-
-def _dlogits_in_parts(
-    hidden: Tensor, weight: Tensor, target: Tensor, normaliser: Tensor, grad: Tensor
-) -> Iterator[tuple[int, int, Tensor]]:
-    """Columns [begin, end) and the gradient [T, end - begin] of their logits, part by part, in one workspace."""
-    tokens, vocabulary = len(hidden), len(weight)
-    if not tokens:
-        return
-    launch = _TABLE[float_name(hidden, weight)]["dlogits"]
-    block_t, block_v = launch.constants["block_t"], launch.constants["block_v"]
-    steps = hidden.shape[1] // launch.constants["block_h"]
-    part = min(max(WORKSPACE // tokens // block_v, 1) * block_v, vocabulary)
-    workspace = hidden.new_empty(tokens * part)
-    for begin in range(0, vocabulary, part):
-        end = min(begin + part, vocabulary)
-        dlogits = workspace[: tokens * (end - begin)].view(tokens, end - begin)
-        grid = (min(triton.cdiv(tokens, block_t) * triton.cdiv(end - begin, block_v), PROGRAMS),)
-        launch.run(grid, hidden, weight, target, normaliser, grad, dlogits, tokens, begin, end, steps)
-        yield begin, end, dlogits
-
-
-def linear_logp(hidden: Tensor, weight: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """As ``reference.linear_logp``: [T, H], [V, H], [T] -> [T] log-probabilities and entropies, float32.
+    A state that several targets share is computed once for each of them.
 
     The logits are never rounded to the inputs' type. A target outside of [0, V) gives -inf.
 
     Raises:
         UserError: ``hidden`` and ``weight`` are not both float32 or both bfloat16.
     """
-    device = hidden.device.type
-    if torch.is_autocast_enabled(device):  # as it would do for the reference's matmul
-        dtype = torch.get_autocast_dtype(device)
-        hidden, weight = hidden.to(dtype), weight.to(dtype)
-    float_name(hidden, weight)
-    # Zeros add nothing to a logit; a width of whole blocks spares the kernel a mask along it.
-    padding = (0, -hidden.shape[1] % _TILE["block_h"])
-    if padding != (0, 0):
-        hidden, weight = functional.pad(hidden, padding), functional.pad(weight, padding)
+    hidden = hidden if source is None else hidden.index_select(0, source)
     # A target that int32 doesn't hold must not wrap into the vocabulary.
     target = target.clamp(-1, len(weight)).to(torch.int32)
-    apply: Callable[..., tuple[Tensor, Tensor]] = _LinearLogp.apply
-    return apply(hidden.contiguous(), weight.contiguous(), target.contiguous())
+    return triton_host.linear_logp(hidden, weight, target, _kernels)

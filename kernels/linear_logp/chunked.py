@@ -4,7 +4,7 @@ The forward pass keeps three sums of every token and chunk; the backward pass co
 time. That is up to one matmul more than the reference needs and far less traffic: the reference passes some ten times
 over tensors of [T, V]. Logits are kept, not computed again, where that takes little memory: see ``_Store``.
 
-Letters: T tokens, H hidden size, V vocabulary, C legal continuations.
+Letters: T tokens, S hidden states, H hidden size, V vocabulary, C legal continuations.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from recrl.kernels.linear_logp import reference
+from recrl.kernels.linear_logp.reference import log_normaliser as log_normaliser
 
 # In logits, but for the last two, which are in tokens. All measured on a CPU with bench/linear_logp.py.
 PLAIN = 2**19  # up to here the reference is as fast
@@ -29,14 +30,21 @@ BLOCK = 2048  # rows of one matmul
 TURNED = 1024  # above this many rows x.t() @ y takes twice the time of x @ y in bfloat16
 
 
-def linear_logp(hidden: Tensor, weight: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+def linear_logp(
+    hidden: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    source: Tensor | None = None,
+    *,
+    passes: type[Passes] | None = None,
+) -> tuple[Tensor, Tensor]:
     """As ``reference.linear_logp``, holding CHUNK logits at a time.
 
     For the backward pass there are KEPT logits more, and the memory of the weight's gradient is taken beforehand.
     """
     if len(hidden) * len(weight) <= PLAIN:
-        return reference.linear_logp(hidden, weight, target)
-    return _apply(_LinearLogp, hidden, weight, target)
+        return reference.linear_logp(hidden, weight, target, source)
+    return _apply(_LinearLogp, hidden, weight, target, source, passes or Passes)
 
 
 def legal_logp(hidden: Tensor, weight: Tensor, target: Tensor, legal: Tensor, exists: Tensor) -> tuple[Tensor, Tensor]:
@@ -49,7 +57,7 @@ def legal_logp(hidden: Tensor, weight: Tensor, target: Tensor, legal: Tensor, ex
     return _apply(_LegalLogp, hidden, weight, target, legal, exists)
 
 
-def _apply(function: Any, hidden: Tensor, weight: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
+def _apply(function: Any, hidden: Tensor, weight: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     """Call an autograd function with autocast's casts made, since a matmul with ``out=`` makes none."""
     device = hidden.device.type
     if torch.is_autocast_enabled(device):
@@ -108,11 +116,52 @@ def _sums(logits: Tensor, scratch: Tensor, peak: Tensor, total: Tensor, moment: 
     torch.sum(logits.mul_(scratch), 1, out=moment)
 
 
-def _place(target: Tensor, span: slice) -> tuple[Tensor, Tensor]:
-    """Which targets lie in a span of the vocabulary, and where in it (0 for the others)."""
-    place = target - span.start
-    inside = (place >= 0) & (place < _size(span))
-    return inside, torch.where(inside, place, 0)
+class Passes:
+    """Elementwise passes over a chunk's logits, in tiles that fit a cache."""
+
+    def __init__(self, grid: _Grid, hidden: Tensor) -> None:
+        work = torch.promote_types(hidden.dtype, torch.float32)
+        self.lines = grid.lines
+        self.tile, self.scratch = hidden.new_empty(2, grid.lines * grid.width, dtype=work)
+
+    def sums(self, logits: Tensor, sums: Tensor) -> None:
+        """[S, V] logits -> into [3, S] what ``_sums`` gives."""
+        rows, width = logits.shape
+        for lines in _cut(rows, self.lines):
+            part = _matrix(self.tile, _size(lines), width).copy_(logits[lines])
+            _sums(part, _matrix(self.scratch, _size(lines), width), *sums[:, lines])
+
+    def shares(self, logits: Tensor, shift: Tensor, factor: Tensor, out: Tensor) -> None:
+        """[S, V] ``factor * exp(logits - shift)`` into ``out``, which may be the logits; a shift and factor a row."""
+        rows, width = logits.shape
+        shift, factor = shift.unsqueeze(1), factor.unsqueeze(1)
+        for lines in _cut(rows, self.lines):
+            part = _matrix(self.tile, _size(lines), width).copy_(logits[lines])
+            out[lines] = part.sub_(shift[lines]).exp_().mul_(factor[lines])
+
+
+def _spots(source: Tensor, target: Tensor, block: slice, span: slice) -> tuple[Tensor, Tensor]:
+    """Which targets lie in a chunk, and where in its entries (behind the last for the others)."""
+    line, place = source - block.start, target - span.start
+    rows, width = _size(block), _size(span)
+    inside = (line >= 0) & (line < rows) & (place >= 0) & (place < width)
+    return inside, torch.where(inside, line * width + place, rows * width)
+
+
+def _at_targets(upstream: Tensor, value: Tensor, source: Tensor, logit: Tensor, of_state: Tensor) -> Tensor:
+    """[T] gradients of the logits that are targets.
+
+    Of a logit with probability p that is the target of gradients a, in a state with gradients g, it is a - g p. That is
+    inexact where p is near 1: a (1 - p) - (g - a) p is not, with the log-probability for 1 - p.
+
+    Args:
+        upstream, value: [T] gradients of the log-probabilities, and these.
+        logit: [T] numbers that are alike where targets have one logit.
+        of_state: [S] sums of ``upstream`` over a state's targets.
+    """
+    _, alike = logit.unique(return_inverse=True)
+    own = torch.zeros_like(upstream).index_add_(0, alike, upstream)[alike]
+    return -own * torch.expm1(value) - (of_state[source] - own) * value.exp()
 
 
 class _LinearLogp(torch.autograd.Function):
@@ -120,15 +169,22 @@ class _LinearLogp(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, differentiable: bool, target: Tensor
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        differentiable: bool,
+        target: Tensor,
+        source: Tensor | None,
+        passes: type[Passes],
     ) -> tuple[Tensor, Tensor]:
         weight[:, 0].gather(0, target)  # raises for an id outside the vocabulary, which no chunk would notice
         grid = _Grid.of(hidden, weight)
         work = torch.promote_types(hidden.dtype, torch.float32)
+        states = torch.arange(len(hidden), device=hidden.device) if source is None else source
         sums = hidden.new_empty(3, len(grid.spans), len(hidden), dtype=work)
-        chosen = hidden.new_zeros(len(hidden), dtype=work)
+        chosen = hidden.new_zeros(len(target), dtype=work)
         buffer = hidden.new_empty(grid.rows * grid.width)
-        tile, scratch = hidden.new_empty(2, grid.lines * grid.width, dtype=work)
+        over = passes(grid, hidden)
         store = _Store(hidden, weight, ctx.needs_input_grad[1]) if differentiable else None
         for number, span in enumerate(grid.spans):
             for block in grid.blocks:
@@ -136,32 +192,36 @@ class _LinearLogp(torch.autograd.Function):
                 room = store.room(block, span) if store else None
                 logits = _matrix(buffer, rows, width) if room is None else room
                 torch.mm(hidden[block], weight[span].t(), out=logits)
-                inside, place = _place(target[block], span)
-                picked = logits.gather(1, place.unsqueeze(1)).squeeze(1).to(work)
-                chosen[block] = torch.where(inside, picked, chosen[block])
-                of_block = sums[:, number, block]
-                for lines in _cut(rows, grid.lines):
-                    part = _matrix(tile, _size(lines), width).copy_(logits[lines])
-                    _sums(part, _matrix(scratch, _size(lines), width), *of_block[:, lines])
+                inside, spot = _spots(states, target, block, span)
+                picked = logits.view(-1).gather(0, spot.clamp(max=rows * width - 1)).to(work)
+                chosen = torch.where(inside, picked, chosen)
+                over.sums(logits, sums[:, number, block])
         normaliser, entropy = _merged(*sums)
-        value = chosen - normaliser
-        ctx.save_for_backward(hidden, weight, target, normaliser, value)
-        ctx.grid, ctx.store = grid, store
+        value = chosen - normaliser[states]
+        entropy = entropy if source is None else entropy[source]
+        ctx.save_for_backward(hidden, weight, target, source, normaliser, value)
+        ctx.grid, ctx.store, ctx.passes = grid, store, passes
         ctx.mark_non_differentiable(entropy)
         return value.float(), entropy
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        hidden, weight, target, normaliser, value = ctx.saved_tensors
+    def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight, target, source, normaliser, value = ctx.saved_tensors
         store, ctx.store = ctx.store or _Store(hidden, weight, ctx.needs_input_grad[1]), None  # None: a second pass
         grid: _Grid = ctx.grid
         work = normaliser.dtype
-        upstream = upstream.to(work)
-        # At the target g (1 - p) from the log-probability, since the difference g - g p is inexact where p is near 1.
-        at_target = (-upstream * torch.expm1(value)).to(hidden.dtype)
-        buffer, tile = hidden.new_empty(grid.rows * grid.width), hidden.new_empty(grid.lines * grid.width, dtype=work)
-        every = torch.arange(grid.rows, device=hidden.device)
+        of_state = upstream = upstream.to(work)
+        if source is None:
+            states = torch.arange(len(hidden), device=hidden.device)
+            at_target = -upstream * torch.expm1(value)
+        else:
+            states = source
+            of_state = upstream.new_zeros(len(hidden)).index_add_(0, source, upstream)
+            at_target = _at_targets(upstream, value, source, source * len(weight) + target, of_state)
+        at_target, factor = at_target.to(hidden.dtype), -of_state
+        buffer = hidden.new_empty(grid.rows * grid.width + 1)  # the last takes what lies in other chunks
+        over = ctx.passes(grid, hidden)
         for_hidden = torch.zeros_like(hidden, dtype=work) if ctx.needs_input_grad[0] else None
         for_weight = _WeightGradient(store.gradient, hidden, grid) if ctx.needs_input_grad[1] else None
         for span in grid.spans:
@@ -171,18 +231,14 @@ class _LinearLogp(torch.autograd.Function):
                 logits = store.kept.pop((block.start, span.start), None)
                 if logits is None:
                     logits = torch.mm(hidden[block], weight[span].t(), out=chunk)
-                shift, scale = normaliser[block].unsqueeze(1), -upstream[block].unsqueeze(1)
-                for lines in _cut(rows, grid.lines):
-                    part = _matrix(tile, _size(lines), width).copy_(logits[lines])
-                    chunk[lines] = part.sub_(shift[lines]).exp_().mul_(scale[lines])
-                inside, place = _place(target[block], span)
-                where = every[:rows], place
-                chunk[where] = torch.where(inside, at_target[block], chunk[where])
+                over.shares(logits, normaliser[block], factor[block], chunk)
+                buffer.scatter_(0, _spots(states, target, block, span)[1], at_target)
                 if for_hidden is not None:
                     _add_product(for_hidden[block], chunk, weight[span])
                 if for_weight:
                     for_weight.add(number, span, chunk)
-        return _cast(for_hidden, hidden.dtype), for_weight.result if for_weight else None, None, None
+        of_weight = for_weight.result if for_weight else None
+        return _cast(for_hidden, hidden.dtype), of_weight, None, None, None, None
 
 
 class _Store:

@@ -1,6 +1,6 @@
 """Hidden states times the output matrix, log-softmax, gather, entropy: the definition of the op in plain torch.
 
-Letters: T tokens, H hidden size, V vocabulary, C legal continuations.
+Letters: T tokens, S hidden states, H hidden size, V vocabulary, C legal continuations.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 
-def linear_logp(hidden: Tensor, weight: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+def linear_logp(hidden: Tensor, weight: Tensor, target: Tensor, source: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Over the whole vocabulary.
 
     Args:
-        hidden: [T, H].
+        hidden: [S, H].
         weight: [V, H] output matrix.
         target: [T] token ids.
+        source: [T] state that predicts each target; None where each state predicts one (S = T).
 
     Returns:
         [T] natural log-probabilities of the targets, and [T] entropies in nats (no gradient); both float32.
@@ -23,7 +24,14 @@ def linear_logp(hidden: Tensor, weight: Tensor, target: Tensor) -> tuple[Tensor,
     logp = (hidden @ weight.t()).float().log_softmax(-1)
     with torch.no_grad():
         entropy = -(logp.exp() * logp).sum(-1)
-    return logp.gather(-1, target.unsqueeze(-1)).squeeze(-1), entropy
+    if source is None:
+        return logp.gather(-1, target.unsqueeze(-1)).squeeze(-1), entropy
+    return logp[source, target], entropy[source]
+
+
+def log_normaliser(logits: Tensor) -> Tensor:
+    """[S, V] logits -> [S] float32 logarithms of the sums of their exponentials; for rollouts, without a gradient."""
+    return logits.float().logsumexp(-1)
 
 
 def legal_logp(hidden: Tensor, weight: Tensor, target: Tensor, legal: Tensor, exists: Tensor) -> tuple[Tensor, Tensor]:

@@ -75,4 +75,4 @@ def _offsets(rows: PrefixRows) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _sizes(query: Tensor, key: Tensor, rows: PrefixRows) -> tuple[int, ...]:
-    return len(rows.prompt_length), query.shape[1], key.shape[1], query.shape[2]
+    return len(rows.prompt_length), query.shape[1], key.shape[1], query.shape[2], int(len(query) != len(key))

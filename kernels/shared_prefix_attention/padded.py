@@ -13,25 +13,37 @@ from recrl.kernels.shared_prefix_attention.rows import PrefixRows
 def shared_prefix_attention(query: Tensor, key: Tensor, value: Tensor, rows: PrefixRows, *, scaling: float) -> Tensor:
     """See ``reference.shared_prefix_attention``."""
     places = rows.prompts
-    prompt_query, prompt_key, prompt_value = (
-        places.padded(states[: places.count]).transpose(1, 2) for states in (query, key, value)
-    )
-    seen = places.flat(_causal(prompt_query, prompt_key, prompt_value, scaling).transpose(1, 2))
+    prompt_key, prompt_value = (places.padded(states[: places.count]).transpose(1, 2) for states in (key, value))
+    if len(query) == len(key):
+        first_own = places.count
+        prompt_query = places.padded(query[:first_own]).transpose(1, 2)
+        seen = places.flat(_attend(prompt_query, prompt_key, prompt_value, None, scaling).transpose(1, 2))
+    else:
+        first_own = len(rows.prompt_length)
+        real = torch.arange(places.width, device=query.device) < rows.prompt_length[:, None]
+        seen = _attend(query[:first_own, :, None], prompt_key, prompt_value, real[:, None, None], scaling).squeeze(2)
     grid, group = rows.responses
     if not grid.count:
         return seen.to(query.dtype)
     own = [
-        grid.padded(states[places.count :]).unflatten(1, (group, -1)).permute(0, 3, 1, 2, 4)
-        for states in (query, key, value)
+        grid.padded(states).unflatten(1, (group, -1)).permute(0, 3, 1, 2, 4)
+        for states in (query[first_own:], key[places.count :], value[places.count :])
     ]  # [B, H or J, W, K, D]
     op = pick("prefix_attention", query.device.type).prefix_attention
     response: Tensor = op(own[0], prompt_key, prompt_value, rows.prompt_length, own[1], own[2], scaling=scaling)
     return torch.cat([seen.to(query.dtype), grid.flat(response.permute(0, 2, 3, 1, 4).flatten(1, 2))])
 
 
-def _causal(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
+    """torch's attention; causal without a mask."""
     if query.device.type == "cpu":  # the bf16 backward of CPU's SDPA is several times slower than float32's
         query, key, value = query.float(), key.float(), value.float()
     return F.scaled_dot_product_attention(
-        query, key, value, is_causal=True, scale=scaling, enable_gqa=query.shape[1] != key.shape[1]
+        query,
+        key,
+        value,
+        attn_mask=mask,
+        is_causal=mask is None,
+        scale=scaling,
+        enable_gqa=query.shape[1] != key.shape[1],
     )

@@ -16,14 +16,17 @@ def shared_prefix_attention(query: Tensor, key: Tensor, value: Tensor, rows: Pre
     itself. No response sees another.
 
     Args:
-        query: [T, H, D].
+        query: [T, H, D], or [R, H, D] of the tokens ``rows.read`` alone.
         key, value: [T, J, D].
         rows: who is who.
         scaling: factor on the scores.
 
     Returns:
-        [T, H, D] in the dtype of ``query``; scores and softmax are in float32.
+        As ``query``, in its dtype; scores and softmax are in float32.
     """
+    if len(query) != len(key):
+        every = query.new_zeros(len(key), *query.shape[1:]).index_copy(0, rows.read, query)
+        return shared_prefix_attention(every, key, value, rows, scaling=scaling)[rows.read]
     share = query.shape[1] // key.shape[1]
     keys, values = (states.float().repeat_interleave(share, 1) for states in (key, value))
     lengths = [*rows.prompt_length.tolist(), *rows.row_length.tolist()]

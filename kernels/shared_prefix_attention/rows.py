@@ -8,24 +8,41 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from recrl.kernels.places import Places
+from recrl.kernels.places import Places, runs
+
+
+@dataclass(frozen=True)
+class RowSizes:
+    """The lengths of ``PrefixRows`` in the host's memory, so that nothing waits for the device.
+
+    Attributes:
+        prompt: [B] tokens of every prompt.
+        group: [B] responses of every prompt.
+        row: [N] fed tokens of every response.
+    """
+
+    prompt: list[int]
+    group: list[int]
+    row: list[int]
 
 
 @dataclass(frozen=True)
 class PrefixRows:
     """All prompts one behind the other, then the fed tokens of all responses one behind the other.
 
-    Letters: B prompts, N responses, W responses of the largest group, K tokens of the longest response.
+    Letters: T tokens, B prompts, N responses, W responses of the largest group, K tokens of the longest response.
 
     Attributes:
         prompt_length: [B].
         row_length: [N] tokens of every response that are fed, which may be 0.
         prompt_of: [N] prompt of every response, ascending.
+        known: the lengths in the host's memory; without them they are fetched from the device.
     """
 
     prompt_length: Tensor
     row_length: Tensor
     prompt_of: Tensor
+    known: RowSizes | None = None
 
     @classmethod
     def alone(cls, length: Tensor) -> PrefixRows:
@@ -34,9 +51,35 @@ class PrefixRows:
         return cls(length, nothing, nothing)
 
     @cached_property
+    def sizes(self) -> RowSizes:
+        """The lengths in the host's memory."""
+        if self.known is not None:
+            return self.known
+        group = self.first_row.diff()
+        parts = (self.prompt_length, group, self.row_length)
+        every = torch.cat(parts).tolist()
+        prompts = len(self.prompt_length)
+        return RowSizes(every[:prompts], every[prompts : 2 * prompts], every[2 * prompts :])
+
+    @cached_property
     def prompts(self) -> Places:
         """[B, P] grid of the prompts' tokens."""
-        return Places.of(self.prompt_length)
+        return Places.of(self.prompt_length, self.sizes.prompt)
+
+    @cached_property
+    def count(self) -> int:
+        """T."""
+        return sum(self.sizes.prompt) + sum(self.sizes.row)
+
+    @cached_property
+    def read(self) -> Tensor:
+        """[R] ascending: the tokens that something is predicted from, every prompt's last and all of the responses.
+
+        Prompts have at least one token.
+        """
+        last = self.prompt_length.cumsum(0) - 1
+        own = torch.arange(self.prompts.count, self.count, device=last.device)
+        return torch.cat([last, own])
 
     @cached_property
     def first_row(self) -> Tensor:
@@ -51,17 +94,13 @@ class PrefixRows:
         if not len(self.prompt_of):
             return Places(count, 0, self.prompt_of), 0
         slot = torch.arange(len(self.prompt_of), device=self.prompt_of.device) - self.first_row[self.prompt_of]
-        width, longest = int(slot.max()) + 1, int(self.row_length.max())
-        grid = self.prompt_length.new_zeros(count, width, longest, dtype=torch.bool)
-        place = torch.arange(longest, device=grid.device)
-        grid[self.prompt_of, slot] = place < self.row_length[:, None]
-        return Places.where(grid.flatten(1)), width
+        width, longest = max(self.sizes.group), max(self.sizes.row)
+        start = (self.prompt_of * width + slot) * longest
+        return Places(count, width * longest, runs(start, self.row_length, sum(self.sizes.row))), width
 
     @cached_property
     def positions(self) -> Tensor:
         """[T] position of every token in its own row; a response goes on where its prompt ends."""
         length = torch.cat([self.prompt_length, self.row_length])
-        begin = length.cumsum(0) - length
         start = torch.cat([torch.zeros_like(self.prompt_length), self.prompt_length[self.prompt_of]])
-        place = torch.arange(int(length.sum()), device=length.device)
-        return place + (start - begin).repeat_interleave(length)
+        return runs(start, length, self.count)

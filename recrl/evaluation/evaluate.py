@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from recrl import config as configs
 from recrl.backends.torch_backend import TransformersPolicy
-from recrl.baselines import BASELINES, recommend
+from recrl.baselines import BASELINES, COMPARED, recommend
 from recrl.components import Choice, resolve
 from recrl.config import RunConfig
 from recrl.data import dataset as datasets
@@ -196,8 +196,7 @@ def evaluate_model(subject: Subject, split: str, folder: Path) -> list[Evaluatio
     results: list[EvaluationResult] = []
     for protocol in protocols(world.dataset, split):
         begin = time.perf_counter()
-        about: dict[str, Any] = {"kind": "model", "checkpoint": str(subject.model.parent), "beam_width": width}
-        about |= lists.about
+        about: dict[str, Any] = {"kind": "model", "checkpoint": str(subject.model.parent), **lists.about(width)}
         if (protocol.examples.labels >= 0).all():
             auc = metrics.auc(label_scores(policy, world, protocol.examples), protocol.examples.labels)
             result = _result(subject.name, protocol, begin, {"auc": Metric(value=auc)}, about)
@@ -256,7 +255,7 @@ def evaluate_baselines(dataset: Dataset, config: RunConfig, split: str, folder: 
     for protocol in protocols(dataset, split):
         if (protocol.examples.labels >= 0).any() or not len(dataset.train):
             continue
-        for name in BASELINES:
+        for name in COMPARED:
             begin = time.perf_counter()
             part, options = resolve(BASELINES, Choice(kind=name), where="baseline")
             scorer = part.run(dataset.train, len(dataset.catalog), options)

@@ -42,17 +42,20 @@ class Lists:
             return rank(policy, trie, prompts, width, k)
         return rank_slates(policy, trie, prompts, self.slates, k)
 
-    @property
-    def about(self) -> dict[str, Any]:
-        """What a result says of it."""
-        return {} if self.slates is None else {"slate_size": self.slates.size, "slate_beams": self.slates.beams}
+    def about(self, width: int) -> dict[str, Any]:
+        """What a result says of it, where single items come of ``width`` beams."""
+        if self.slates is None:
+            return {"beam_width": width}
+        return {"slate_size": self.slates.size, "slate_beams": self.slates.beams}
 
 
 def named_alike(examples: Examples, trie: Trie) -> Examples:
-    """Examples whose targets are the items that their names stand for.
+    """Examples whose items are those that their names stand for.
 
     Items of one title share it, and a response that says it names the first of them; a SID names one item alone.
     """
-    first = trie.item[trie.leaf[0]].cpu().numpy()
-    targets = examples.targets
-    return replace(examples, targets=Ragged(first[targets.values].astype(targets.values.dtype), targets.offsets))
+
+    def named(items: Ragged) -> Ragged:
+        return Ragged(trie.canonical[items.values].astype(items.values.dtype), items.offsets)
+
+    return replace(examples, history=named(examples.history), targets=named(examples.targets))

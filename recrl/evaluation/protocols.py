@@ -88,8 +88,10 @@ def padded_targets(targets: Ragged, codes: Tensor) -> Targets:
     items = targets.padded(-1)
     if not items.shape[1]:
         items = np.full((len(targets), 1), -1)
-    named = torch.from_numpy(items)
-    return Targets(named, torch.where((named >= 0).unsqueeze(-1), codes[named.clamp(min=0)], -1))
+    # In numpy, since the next step's prompts are made in a thread of their own: a large torch op there would start a
+    # second team of OpenMP threads, beside which those of the training step are slower ever after.
+    own = np.where((items >= 0)[..., None], codes.numpy()[np.maximum(items, 0)], -1)
+    return Targets(torch.from_numpy(items), torch.from_numpy(own))
 
 
 def length_batches(ids: Ragged, token_budget: int, width: int) -> list[NDArray[np.int64]]:

@@ -11,13 +11,13 @@ from recrl.data.dataset import Catalog, Examples
 from recrl.data.ragged import Ragged
 from recrl.errors import UserError, nearest
 from recrl.evaluation.evaluate import Subject, subjects
-from recrl.evaluation.lists import Lists
+from recrl.evaluation.lists import Lists, named_alike
 from recrl.training.setup import load_world
 
 
 @dataclass(frozen=True)
 class Recommendation:
-    """One item: ``score`` is the natural log-probability of its SID."""
+    """One item: ``score`` is the natural log-probability of its name, or of the slate that it stands in."""
 
     rank: int
     item_id: str
@@ -85,8 +85,9 @@ def recommend(subject: Subject, user: str, k: int) -> list[Recommendation]:
     lists = Lists.of(subject.config)
     prompts = lists.prompts(world.writer, examples)
     if subject.config.eval.exclude_history:
+        listed = named_alike(examples, world.trie)
         width += len(set(history))
-        found = lists.rank(policy, world.trie, prompts, width, width).without(examples.history).first(k)
+        found = lists.rank(policy, world.trie, prompts, width, width).without(listed.history).first(k)
     else:
         found = lists.rank(policy, world.trie, prompts, width, k)
     return [

@@ -1,4 +1,6 @@
-"""The elementwise ops of a decoder (RMSNorm, head norm and rotary positions, SwiGLU) in the implementations picked.
+"""A decoder's elementwise ops (RMSNorm, head norm and rotary positions, SwiGLU) in the implementations picked.
+
+The last layer computes no more than what is read of it, where a layout says so.
 
 A layer's module becomes an instance of a subclass that computes the same thing through the ops, and keeps its weights,
 hooks and names. Nothing of transformers is patched, and a copy of the model is fused as well. Of a model whose layers
@@ -20,6 +22,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama import modeling_llama as llama
 from transformers.models.qwen2 import modeling_qwen2 as qwen2
 from transformers.models.qwen3 import modeling_qwen3 as qwen3
+
+from recrl.kernels.places import take
 
 logger = logging.getLogger(__name__)
 
@@ -73,11 +77,20 @@ class _Attention(_Fused):
         position_embeddings: tuple[Tensor, Tensor],
         attention_mask: Tensor | None = None,
         past_key_values: Any = None,
+        read: Tensor | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        """[B, S, hidden] -> the same, and the attention's weights if it gives any; as transformers' own forward."""
+        """[B, S, hidden] -> the same, and the attention's weights if it gives any; as transformers' own forward.
+
+        With ``read`` ([R] tokens of B = 1 row) only their queries are computed, and [1, R, hidden] is returned.
+        """
         shape = (*hidden_states.shape[:-1], -1, self.head_dim)
-        query = self._turned(self.q_proj(hidden_states).view(shape), "q_norm", position_embeddings).transpose(1, 2)
+        asked, turns = hidden_states, position_embeddings
+        if read is not None:
+            asked = _taken(hidden_states, read)
+            turns = turns[0][:, read], turns[1][:, read]
+        heads = self.q_proj(asked).view(*asked.shape[:-1], -1, self.head_dim)
+        query = self._turned(heads, "q_norm", turns).transpose(1, 2)
         key = self._turned(self.k_proj(hidden_states).view(shape), "k_norm", position_embeddings).transpose(1, 2)
         value = self.v_proj(hidden_states).view(shape).transpose(1, 2)
         if past_key_values is not None:
@@ -95,12 +108,34 @@ class _Attention(_Fused):
             scaling=self.scaling,
             **kwargs,
         )
-        return self.o_proj(out.reshape(*hidden_states.shape[:-1], -1)), weights
+        return self.o_proj(out.reshape(*asked.shape[:-1], -1)), weights
 
     def _turned(self, heads: Tensor, norm: str, position_embeddings: tuple[Tensor, Tensor]) -> Tensor:
         found: Any = getattr(self, norm, None)
         weight, eps = (None, 0.0) if found is None else (found.weight, found.variance_epsilon)
         return self.norm_rotary(heads, weight, *position_embeddings, eps)
+
+
+class _LastLayer(nn.Module):
+    """A decoder's last layer: where the layout names the tokens that are read, the others get keys and values alone."""
+
+    input_layernorm: Callable[[Tensor], Tensor]
+    self_attn: Any
+    post_attention_layernorm: Callable[[Tensor], Tensor]
+    mlp: Any
+
+    def forward(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
+        """[B, S, hidden] -> the same, or [1, R, hidden] of the tokens that are read; as transformers' own forward."""
+        read: Tensor | None = getattr(kwargs.get("layout"), "read", None)
+        added, _ = self.self_attn(hidden_states=self.input_layernorm(hidden_states), read=read, **kwargs)
+        hidden_states = (hidden_states if read is None else _taken(hidden_states, read)) + added
+        out: Tensor = hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
+        return out
+
+
+def _taken(states: Tensor, read: Tensor) -> Tensor:
+    """[1, T, H] -> [1, R, H]."""
+    return take(states[0], read).unsqueeze(0)
 
 
 # Named classes, one for each of transformers', so that copying and pickling find them.
@@ -140,6 +175,24 @@ class FusedLlamaAttention(_Attention, llama.LlamaAttention):  # type: ignore[mis
     pass
 
 
+class FusedQwen3LastLayer(_LastLayer, qwen3.Qwen3DecoderLayer):  # type: ignore[misc]
+    pass
+
+
+class FusedQwen2LastLayer(_LastLayer, qwen2.Qwen2DecoderLayer):  # type: ignore[misc]
+    pass
+
+
+class FusedLlamaLastLayer(_LastLayer, llama.LlamaDecoderLayer):  # type: ignore[misc]
+    pass
+
+
+LAST_LAYER: dict[type[nn.Module], type[_LastLayer]] = {
+    qwen3.Qwen3DecoderLayer: FusedQwen3LastLayer,
+    qwen2.Qwen2DecoderLayer: FusedQwen2LastLayer,
+    llama.LlamaDecoderLayer: FusedLlamaLastLayer,
+}
+
 FUSED: dict[type[nn.Module], type[_Fused]] = {
     qwen3.Qwen3RMSNorm: FusedQwen3RMSNorm,
     qwen3.Qwen3MLP: FusedQwen3MLP,
@@ -170,7 +223,25 @@ def fuse(model: PreTrainedModel, kernels: Mapping[str, ModuleType]) -> None:
         module.__class__ = fused
         setattr(module, fused.op, getattr(kernels[fused.op], fused.op))
         counts[fused.op] += 1
+    _cut_last_layer(model)
     if counts:
         logger.info("%s computes through %s", type(model).__name__, ", ".join(f"{n} {op}" for op, n in counts.items()))
     else:
         logger.info("%s has no layer that the fused ops know; left as it is", type(model).__name__)
+
+
+def _cut_last_layer(model: PreTrainedModel) -> None:
+    """Let the last layer leave out what is not read; of a layer that is not in the table, nothing changes."""
+    layers = [module for module in model.modules() if isinstance(module, tuple(LAST_LAYER))]  # cut ones as well
+    last: Any = layers[-1] if layers else None
+    if type(last) in LAST_LAYER and isinstance(last.self_attn, _Attention):
+        last.__class__ = LAST_LAYER[type(last)]
+
+
+def weights_left_out(model: PreTrainedModel) -> int:
+    """Weights of the last layer that tokens which are not read do not pass; 0 where it computes all of them."""
+    last = next((module for module in model.modules() if isinstance(module, _LastLayer)), None)
+    if last is None:
+        return 0
+    parts = [last.self_attn.q_proj, last.self_attn.o_proj, last.mlp]
+    return sum(parameter.numel() for part in parts for parameter in part.parameters())

@@ -9,8 +9,11 @@ travels with the call and says who attends to whom:
 - ``Prefill``: prompts alone; their keys and values stay for ``Extend`` (rollout).
 - ``Extend``: one new token for every beam, over the prompt's keys and the beam's own path (rollout).
 
-Letters: T tokens of the flat row, B prompts, P tokens of the longest, W beams a prompt, K own tokens of a beam, H query
-heads, J key heads, D head size.
+A layout may say that not all states are read. The last layer then needs queries, and all that comes behind attention,
+of the read tokens alone; layers that know how (``fused``) leave the others out.
+
+Letters: T tokens of the flat row, R tokens whose last states are read, B prompts, P tokens of the longest, W beams a
+prompt, K own tokens of a beam, H query heads, J key heads, D head size.
 """
 
 from __future__ import annotations
@@ -31,17 +34,31 @@ ATTENTION = "recrl"
 class Layout(Protocol):
     """Who attends to whom in one forward pass."""
 
+    @property
+    def read(self) -> Tensor | None:
+        """[R] ascending: the tokens whose last states are read; None for all of them."""
+        ...
+
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-        """[T, H, D] queries and [T, J, D] keys and values -> [T, H, D]."""
+        """[T, H, D] queries (or [R, H, D] of what is read) and [T, J, D] keys and values -> as the queries."""
         ...
 
 
 @dataclass(frozen=True)
 class Packed:
-    """Prompts and their responses."""
+    """Prompts and their responses.
+
+    Attributes:
+        reads_all: all states are read, not only those that ``rows.read`` names.
+    """
 
     rows: PrefixRows
     ops: Ops
+    reads_all: bool = False
+
+    @property
+    def read(self) -> Tensor | None:
+        return None if self.reads_all else self.rows.read
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:  # noqa: ARG002
         return self.ops.shared_prefix_attention(query, key, value, self.rows, scaling=scaling)
@@ -55,6 +72,10 @@ class Prefill:
     ops: Ops
     keys: list[Tensor] = field(default_factory=list)
     values: list[Tensor] = field(default_factory=list)
+
+    @property
+    def read(self) -> Tensor:
+        return self.rows.read
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         assert layer == len(self.keys), "a layer attended twice"
@@ -74,6 +95,10 @@ class Extend:
     prompt: Prefill
     own_keys: list[Tensor] = field(default_factory=list)
     own_values: list[Tensor] = field(default_factory=list)
+
+    @property
+    def read(self) -> None:
+        return None
 
     def follow(self, parent: Tensor) -> None:
         """[B, W]: beam ``w`` goes on from the path of beam ``parent[:, w]``."""

@@ -69,6 +69,12 @@ class Trie:
             node = self.parent[node]
         return node
 
+    @cached_property
+    def canonical(self) -> NDArray[np.int64]:
+        """[items] what a response that names an item stands for: the lowest of the items with that name."""
+        lowest: NDArray[np.int64] = self.item[self.leaf[0]].cpu().numpy()
+        return lowest
+
     def widest(self, step: int, slate_size: int = 1) -> int:
         """The largest count of a node that ``step`` tokens may have led to: with slates a new item may begin anywhere,
         and a response that starts behind given tokens is deeper than ``step``.
@@ -179,9 +185,12 @@ def _tables(
     count = np.bincount(parent, minlength=total)
     if count[leaf].any():
         raise ValueError("a response is a prefix of another")
-    item = np.full(total, -1, np.int64)
-    for row in leaf:  # one by one: numpy promises an order of assignments in one dimension alone
-        item[row[::-1]] = np.arange(len(row))[::-1]  # backwards: the lowest of equal rows stays
+    roots, items = leaf.shape
+    item = np.full(total, items, np.int64)
+    # An assignment would leave any one of equal rows. A value for every index: where minimum.at has to broadcast
+    # values, numpy 2.4.6 reads past their end.
+    np.minimum.at(item, leaf.ravel(), np.tile(np.arange(items), roots))
+    item[item == items] = -1
     start = np.concatenate([[0], np.cumsum(count)[:-1]])
     return Trie(
         torch.from_numpy(start),

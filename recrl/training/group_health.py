@@ -13,14 +13,14 @@ def group_health(groups: RolloutGroups, signal: Signal, rewards: Tensor, weights
 
     Args:
         groups: as rolled out, before repair.
-        signal: what became of them.
-        rewards: [B, G, M].
+        signal: what became of those that went on.
+        rewards: [B, G, M], NaN where a response can't be scored.
         weights: [M].
     """
     exists = groups.exists
     count = exists.sum().clamp(min=1)
     hits = groups.hits.sum(1)
-    total = torch.where(exists, (rewards * weights).sum(-1), 0.0)
+    total = torch.where(exists, (rewards.nan_to_num() * weights).sum(-1), 0.0)
     items = torch.where(exists.unsqueeze(-1), groups.items, -1).flatten(1).sort(1).values
     fresh = torch.ones_like(items, dtype=torch.bool)
     fresh[:, 1:] = items[:, 1:] != items[:, :-1]
@@ -34,8 +34,9 @@ def group_health(groups: RolloutGroups, signal: Signal, rewards: Tensor, weights
         "rollout/responses": count,
         "signal/all_zero_ratio": (hits == 0).float().mean(),
         "signal/single_hit_ratio": (hits == 1).float().mean(),
-        "signal/trainable_ratio": ((signal.advantage != 0) & signal.active).any(1).float().mean(),
-        "signal/repaired_ratio": signal.repaired.float().mean(),
+        "signal/trainable_ratio": ((signal.advantage != 0) & signal.active).any(1).sum() / len(hits),
+        "signal/repaired_ratio": signal.repaired.sum() / len(hits),
+        "signal/kept_ratio": torch.tensor(len(signal.repaired) / len(hits)),
         "signal/active_rows": signal.active.sum(),
         "tokens/unfiltered": groups.prompts.length.sum() + (groups.mask.sum(-1) - 1).clamp(min=0).sum(),
     }
@@ -45,7 +46,7 @@ def group_health(groups: RolloutGroups, signal: Signal, rewards: Tensor, weights
 
 def unequal(groups: RolloutGroups, rewards: Tensor) -> Tensor:
     """[B] bool: two responses of the group differ in a reward."""
-    exists = groups.exists.unsqueeze(-1)
-    highest = rewards.masked_fill(~exists, float("-inf")).amax(1)
-    lowest = rewards.masked_fill(~exists, float("inf")).amin(1)
+    scored = groups.exists.unsqueeze(-1) & ~rewards.isnan()
+    highest = rewards.masked_fill(~scored, float("-inf")).amax(1)
+    lowest = rewards.masked_fill(~scored, float("inf")).amin(1)
     return (highest > lowest).any(-1)

@@ -22,11 +22,11 @@ from recrl.objectives.base import ObjectiveInputs, log_ratio
 from recrl.rollout.base import RolloutContext, join_groups, split_prompts
 from recrl.seeding import seed_of
 from recrl.signals.base import SignalContext
-from recrl.training import checkpoint
+from recrl.training import checkpoint, feedback
 from recrl.training.ahead import Ahead
 from recrl.training.group_health import group_health, unequal
 from recrl.training.launch import Position, Report, launch
-from recrl.training.meter import Meter
+from recrl.training.meter import Meter, count_update
 from recrl.training.method import Method
 from recrl.training.optimizer import adamw, clip, cosine_lr, optimizer_tensors, restore_optimizer, set_lr
 from recrl.training.reward_context import reward_context
@@ -91,45 +91,50 @@ class Rl:
         with self.meter.time("reward"):
             return groups, self.method.reward(groups, self.reward_context)
 
-    def gather(self, seed: int) -> tuple[RolloutGroups, Tensor, dict[str, float]]:
-        """The step's groups and rewards, and metrics; with dynamic sampling until enough groups have unequal rewards.
+    def gather(self, seed: int) -> tuple[RolloutGroups, Tensor, Tensor | None]:
+        """All groups that the step made, their rewards, and which groups go on (None: all of them).
 
-        The groups that stay are the first of their kind, so a step never holds more than ``prompts_per_step``.
+        With dynamic sampling further prompts come until enough groups have unequal rewards, and those go on.
         """
         groups, rewards = self.generate(seed)
         limit, wanted = self.config.rl.max_gen_batches, len(groups.prompts)
         if limit == 1:
-            return groups, rewards, {}
-        kept: list[tuple[RolloutGroups, Tensor]] = []
-        count = made = 0
-        for batches in range(1, limit + 1):
-            made += len(groups.prompts)
-            rows = unequal(groups, rewards).nonzero().squeeze(1)[: wanted - count]
-            kept.append((groups.select(rows), rewards[rows]))
-            count += len(rows)
-            if count == wanted or batches == limit:
-                break
-            groups, rewards = self.generate(seed_of(seed, "more", batches))
-        metrics = {"rollout/gen_batches": float(batches), "rollout/kept_ratio": count / made}
-        return join_groups([part for part, _ in kept]), torch.cat([part for _, part in kept]), metrics
+            return groups, rewards, None
+        made, paid = [groups], [rewards]
+        kept = unequal(groups, rewards)
+        while len(made) < limit and int(kept.sum()) < wanted:
+            groups, rewards = self.generate(seed_of(seed, "more", len(made)))
+            made.append(groups)
+            paid.append(rewards)
+            kept = torch.cat([kept, unequal(groups, rewards)])
+        return join_groups(made), torch.cat(paid), kept.nonzero().squeeze(1)[:wanted]
 
     def step(self) -> dict[str, float]:
         """One rollout and its optimiser steps; returns the step's metrics."""
         meter, seed = self.meter, seed_of(self.config.run.seed, "rl", "rollout", self.at.step)
         with meter.time("step"):
-            groups, rewards, values = self.gather(seed)
+            groups, rewards, kept = self.gather(seed)
             with meter.time("reward"):
                 weights = torch.tensor(self.method.weights, device=rewards.device)
                 context = SignalContext(self.policy.ops, self.world.trie, seed_of(seed, "signal"), self.signal_state)
-                signal: Signal = self.method.signal.run(groups, rewards, weights, self.method.signal_options, context)
+                going_on = (groups, rewards) if kept is None else (groups.select(kept), rewards[kept])
+                signal: Signal = self.method.signal.run(*going_on, weights, self.method.signal_options, context)
                 self.signal_state = dict(signal.state)
+                self.keep_best(signal)
                 batch = pack_active(signal, self.policy.ops, self.observed(signal.groups))
-            values |= group_health(groups, signal, rewards, weights)
+            values = group_health(groups, signal, rewards, weights)
             if len(batch):
                 batch = self.with_logps(batch)
                 with meter.time("update_actor"):
                     values |= self.update(batch)
         return values | meter.take("update_actor")
+
+    def keep_best(self, signal: Signal) -> None:
+        """Leave the step's best responses to a later SFT."""
+        share = self.config.rl.feedback_share
+        if share:
+            rows = feedback.best_responses(signal, share)
+            feedback.record(self.folder.path / feedback.FOLDER, self.at.step + 1, rows, self.world.dataset)
 
     def observed(self, groups: RolloutGroups) -> Tensor:
         """[B, G] entropies of the slates, which the objective has then seen."""
@@ -202,18 +207,18 @@ class Rl:
         objective, options = self.method.objective, self.method.objective_options
         units = float(objective.units(mini, options))
         state = self.objective_state | self.adapted(mini)
-        loss = 0.0
-        sums: dict[str, float] = {}
+        sums: dict[str, Tensor] = {}
         for micro in mini.micro_batches(self.config.backend.token_budget):
             logp, entropy = self.policy.logp(micro)
             inputs = ObjectiveInputs.of(micro, logp, self.policy.ops, state)
             total, report = objective.run(logp, inputs, options)
             (total / units).backward()
-            loss += float(total.detach()) / units
-            for name, value in {**report, "entropy": entropy.sum()}.items():
-                sums[name] = sums.get(name, 0.0) + float(value)
-            self.meter.count(micro.effective_tokens, micro.pairs, int(micro.mask.sum()))
-        return loss, sums
+            for name, value in {**report, "entropy": entropy.sum(), "loss": total.detach()}.items():
+                sums[name] = sums[name] + value.double() if name in sums else value.double()
+            count_update(self.meter, micro)
+        # Read once, when all is computed: each reading waits for the device.
+        read = dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True))
+        return read.pop("loss") / units, read
 
     def adapted(self, mini: PackedGroups) -> dict[str, float]:
         """What the objective wants to know of all rows of an optimiser step together."""
@@ -258,6 +263,7 @@ class Rl:
     def run(self, report: Report) -> dict[str, Any]:
         """Train to the end, or until validation says stop. Returns what ``status.json`` says."""
         options = self.config.rl
+        feedback.take_back(self.folder.path / feedback.FOLDER, self.at.step)
         if self.progress.best_step < 0:
             score = self.validate()
             self.folder.log(0, score | self.meter.take("eval"))

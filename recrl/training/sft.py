@@ -20,7 +20,7 @@ from recrl.seeding import seed_of
 from recrl.training import checkpoint
 from recrl.training.ahead import Ahead
 from recrl.training.launch import Position, Report, launch
-from recrl.training.meter import Meter
+from recrl.training.meter import Meter, count_update
 from recrl.training.optimizer import adamw, average_into, clip, cosine_lr, optimizer_tensors, restore_optimizer, set_lr
 from recrl.training.rows import RowMaker, Rows
 from recrl.training.run_folder import StageFolder
@@ -93,7 +93,7 @@ class Sft:
             total = soft_target_loss(logp, micro.advantage) * share
             total.backward()
             loss += float(total.detach())
-            self.meter.count(micro.effective_tokens, micro.pairs, int(micro.mask.sum()))
+            count_update(self.meter, micro)
         return {"sft/teacher_loss": loss / self.config.sft.teacher.weight}
 
     def row_loss(self, ids: Tensor, nodes: Tensor, scored: Tensor, length: Tensor) -> Tensor:

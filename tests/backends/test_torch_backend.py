@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from torch import Tensor
+from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 from worlds import tiny_codes, tiny_policy, tiny_prompts
 
 from recrl.backends.torch_backend import TransformersPolicy
@@ -64,6 +65,19 @@ def test_values_and_gradients_equal_those_of_unpacked_rows(kind: str, space: str
     for name, parameter in policy.model.named_parameters():
         scale = theirs[name].grad.abs().max()
         torch.testing.assert_close(parameter.grad / scale, theirs[name].grad / scale, atol=2e-5, rtol=1e-4)
+
+
+def test_a_model_without_fused_layers_gives_the_same() -> None:
+    results = []
+    for fused in (True, False):
+        policy = tiny_policy()
+        if not fused:
+            layer = policy.model.model.layers[-1]
+            layer.__class__ = Qwen3DecoderLayer
+        logp, _ = policy.logp(packed(policy))
+        logp.square().sum().backward()
+        results.append(torch.cat([logp.flatten().detach(), *(p.grad.flatten() for p in policy.parameters())]))
+    torch.testing.assert_close(results[0], results[1], atol=1e-5, rtol=1e-4)
 
 
 def test_any_cut_into_micro_batches_gives_the_same_gradient() -> None:

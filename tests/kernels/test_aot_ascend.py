@@ -27,6 +27,7 @@ from recrl.kernels.boundary_select import ascend as boundary
 from recrl.kernels.boundary_select import reference as boundary_reference
 from recrl.kernels.linear_logp import ascend as logp
 from recrl.kernels.linear_logp import reference as logp_reference
+from recrl.kernels.linear_logp import triton_host
 
 PACKAGES = os.environ.get("RECRL_ASCEND_PACKAGES")
 SIZES = settings(max_examples=8, deadline=None)
@@ -104,7 +105,7 @@ def test_no_number_of_programs_leaves_work_undone(
     monkeypatch: pytest.MonkeyPatch, programs: int, workspace: int
 ) -> None:
     monkeypatch.setattr(logp, "PROGRAMS", programs)
-    monkeypatch.setattr(logp, "WORKSPACE", workspace)
+    monkeypatch.setattr(triton_host, "WORKSPACE", workspace)
     arguments = matrices(130, 700, 40, torch.float32, 0)
     agree(outcome(logp.linear_logp, *arguments), outcome(logp_reference.linear_logp, *arguments), 1e-5)
 
@@ -196,17 +197,18 @@ def test_a_kernel_that_must_not_be_shipped_fails_the_gate_and_leaves_the_table(
 ) -> None:
     table = tmp_path / "AOT_ASCEND.md"
     table.write_text("as it was")
+    (tmp_path / "triton_ascend-1.dist-info").mkdir()
+    (tmp_path / "triton_ascend-1.dist-info" / "METADATA").write_text("Name: triton-ascend\nVersion: 1\n")
+    rows = [Lowered("one", "ascend", "lanes 2", LINALG, ""), Lowered("two", "ascend", "", "", "fp64")]
     monkeypatch.setattr(aot_ascend, "TABLE", table)
-    monkeypatch.setattr(aot_ascend, "gate", lambda *_, **__: ("new", ["one does not plan: full"]))
+    monkeypatch.setattr(aot_ascend, "lowered_by", lambda _: rows)
     assert aot_ascend.main(["--packages", str(tmp_path)]) == 1
-    assert "one does not plan: full" in capsys.readouterr().err
+    assert "two does not lower: fp64" in capsys.readouterr().err
     assert table.read_text() == "as it was"
-
-
-def test_a_table_that_is_out_of_date_is_shown_with_its_change() -> None:
-    aot_ascend.compare("a\nb\n", "a\nb\n")
-    with pytest.raises(RunError, match=r"(?s)out of date.*-c\n\+b.*--packages"):
-        aot_ascend.compare("a\nb\n", "a\nc\n")
+    rows.pop()
+    assert aot_ascend.main(["--packages", str(tmp_path)]) == 0
+    assert "with triton-ascend 1,\n" in table.read_text()
+    assert "| one | lanes 2 | ascend | yes | 2 | not tried |" in table.read_text()
 
 
 def test_a_folder_without_the_packages_is_the_users_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

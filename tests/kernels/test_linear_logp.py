@@ -147,6 +147,62 @@ def test_blocks_of_any_size_make_no_difference_to_legal_words(
     agree(in_small(sizes, lambda: outcome(chunked.legal_logp, given_)), outcome(reference.legal_logp, given_))
 
 
+def shared(tokens: int, vocabulary: int, width: int, states: int, dtype: torch.dtype, seed: int) -> list[Tensor]:
+    """The inputs of ``linear_logp`` where states predict several targets or none, some of them alike."""
+    hidden, weight, _ = inputs(states, vocabulary, width, dtype, seed)
+    draw = torch.Generator().manual_seed(seed)
+    target = torch.randint(min(vocabulary, 3), (tokens,), generator=draw) * (vocabulary // 3)
+    return [hidden, weight, target, torch.randint(states, (tokens,), generator=draw)]
+
+
+def expanded(hidden: Tensor, weight: Tensor, target: Tensor, source: Tensor) -> tuple[Tensor, Tensor]:
+    """A copy of the state for every target."""
+    return reference.linear_logp(hidden[source], weight, target)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("name", ["reference", "chunked", "native"])
+@pytest.mark.parametrize("shape", [(0, 7, 3, 1), (9, 9, 4, 2), (3000, 701, 24, 1000)], ids=str)
+def test_targets_that_share_a_state_are_as_those_of_its_copies(
+    name: str, shape: tuple[int, int, int, int], dtype: torch.dtype
+) -> None:
+    row = next(row for row in KERNELS["linear_logp"] if row.name == name)
+    if row.obstacle("cpu"):
+        pytest.skip(str(row.obstacle("cpu")))
+    given_ = shared(*shape, dtype, seed=2)
+    agree(outcome(load("linear_logp", name).linear_logp, given_), outcome(expanded, given_))
+
+
+@SHAPES
+@given(st.integers(0, 40), st.integers(3, 300), st.integers(1, 20), st.sampled_from([*TOLERANCE]), SIZES, st.integers())
+def test_chunks_of_any_size_make_no_difference_to_shared_states(
+    tokens: int, vocabulary: int, width: int, dtype: torch.dtype, sizes: dict[str, int], seed: int
+) -> None:
+    given_ = shared(tokens, vocabulary, width, 1 + seed % 50, dtype, seed % 1000)
+    agree(in_small(sizes, lambda: outcome(chunked.linear_logp, given_)), outcome(expanded, given_))
+
+
+def test_a_confident_token_that_several_rows_share_keeps_its_small_gradient_in_bfloat16() -> None:
+    hidden, weight = torch.ones(1, 1, dtype=torch.bfloat16), torch.full((100, 1), -11.5, dtype=torch.bfloat16)
+    weight[64] = 0.0
+    weight.requires_grad_()
+    target = torch.tensor([64, 64])
+    logp, _ = in_small({"PLAIN": 0}, lambda: chunked.linear_logp(hidden, weight, target, torch.zeros_like(target)))
+    (gradient,) = torch.autograd.grad(logp, weight, torch.tensor([0.7, 0.6]))
+    rest = 99 * math.exp(-11.5)
+    assert float(gradient[64]) == pytest.approx(1.3 * rest / (1 + rest), rel=4e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("width", [1, 15, 16, 1024, 3001])
+def test_normalisers_are_those_of_the_definition(kernel: ModuleType, width: int, dtype: torch.dtype) -> None:
+    logits = (20 * torch.randn(40, width, generator=torch.Generator().manual_seed(0))).to(dtype)
+    logits[3, 0] = float("nan")
+    found, wanted = kernel.log_normaliser(logits), reference.log_normaliser(logits)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5, equal_nan=True)
+
+
 @pytest.mark.parametrize("kept", [0, 10**6])
 @pytest.mark.parametrize("op", ["linear_logp", "legal_logp"])
 def test_a_second_backward_pass_leaves_the_first_ones_gradients_alone(op: str, kept: int) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -18,6 +18,7 @@ from recrl.kernels.linear_logp import reference
 from recrl.kernels.registry import load
 
 pytest.importorskip("triton")
+host = load("linear_logp", "triton_host")
 kernel = load("linear_logp", "triton_gpu")
 
 SIZES = settings(max_examples=15, deadline=None)
@@ -62,6 +63,8 @@ def agree(found: list[Tensor], wanted: list[Tensor], tolerances: tuple[float, ..
 EXACT = (1e-5,) * 4
 ROUNDED = (1e-5, 1e-5, 1e-2, 1e-2)
 """In bf16 the products are exact in float32 and so are our sums; dlogits and the results are rounded to 8 bits."""
+BOTH_ROUNDED = (1e-5, 1e-5, 2e-2, 2e-2)
+"""Two last places of 8 bits: the reference rounds as well, and Triton's interpreter cuts off where a GPU rounds."""
 
 
 def exactly(arguments: list[Tensor]) -> list[Tensor]:
@@ -92,18 +95,18 @@ def test_splits_and_parts_of_the_vocabulary_change_nothing(
     monkeypatch: pytest.MonkeyPatch, programs: int, workspace: int
 ) -> None:
     monkeypatch.setattr(kernel, "PROGRAMS", programs)
-    monkeypatch.setattr(kernel, "WORKSPACE", workspace)
+    monkeypatch.setattr(host, "WORKSPACE", workspace)
     arguments = inputs(20, 1_500, 40)
     agree(outcome(kernel.linear_logp, *arguments), outcome(reference.linear_logp, *arguments), EXACT)
 
 
 def test_the_workspace_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     hidden, weight, target = (tensor.detach() for tensor in inputs(20, 1_500, 64))
-    monkeypatch.setattr(kernel, "WORKSPACE", 20 * 300)
+    monkeypatch.setattr(host, "WORKSPACE", 20 * 300)
     zeros = torch.zeros(20)
     parts = [
         (begin, end, dlogits.numel())
-        for begin, end, dlogits in kernel._dlogits_in_parts(hidden, weight, target, zeros, zeros)
+        for begin, end, dlogits in host.dlogits_in_parts(kernel._kernels("fp32"), hidden, weight, target, zeros, zeros)
     ]
     assert [(begin, end) for begin, end, _ in parts] == [
         (first, min(first + 256, 1_500)) for first in range(0, 1_500, 256)
@@ -165,10 +168,11 @@ def test_legal_values_and_gradients_agree_with_the_reference(
 
 @SIZES
 @given(st.integers(1, 40), st.integers(1, 300), st.integers(1, 300), st.integers(0, 99))
+@example(14, 14, 14, 0)  # two last places apart
 def test_legal_gradients_agree_in_bf16(tokens: int, vocabulary: int, legal: int, seed: int) -> None:
     arguments = with_legal(tokens, vocabulary, 30, min(legal, vocabulary), torch.bfloat16, seed)
     found, wanted = outcome(kernel.legal_logp, *arguments), outcome(reference.legal_logp, *arguments)
-    agree(found, wanted, ROUNDED)  # both round the logits, by the same matmul
+    agree(found, wanted, BOTH_ROUNDED)  # the logits alike, by the same matmul
     assert found[2].dtype == found[3].dtype == torch.bfloat16
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import ModuleType
 
 import pytest
@@ -10,15 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recrl.kernels.pack_active import reference
-from recrl.kernels.registry import KERNELS, load
+from recrl.kernels.registry import KERNELS, Kernel, load
 
 
 @pytest.fixture(scope="module", params=KERNELS["pack_active"], ids=lambda row: row.name)
-def kernel(request: pytest.FixtureRequest) -> ModuleType:
-    obstacle = request.param.obstacle(request.param.devices[0])
-    if obstacle:
-        pytest.skip(obstacle)
-    return load("pack_active", request.param.name)
+def kernel(request: pytest.FixtureRequest, loaded: Callable[[str, Kernel], ModuleType]) -> ModuleType:
+    return loaded("pack_active", request.param)
 
 
 def test_a_batch_by_hand(kernel: ModuleType) -> None:
@@ -69,4 +67,14 @@ def test_the_places_lead_back_to_the_mask(kernel: ModuleType, prompts: int, grou
 def test_a_mask_may_lie_anywhere_in_memory(kernel: ModuleType) -> None:
     active = (torch.rand(5, 4, generator=torch.Generator().manual_seed(0)) < 0.5).t()
     for places, expected in zip(kernel.pack_active(active), reference.pack_active(active), strict=True):
+        assert places.tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 1.0])
+def test_on_ascend_several_launches_are_as_one(monkeypatch: pytest.MonkeyPatch, share: float) -> None:
+    pytest.importorskip("triton")
+    op = load("pack_active", "ascend")
+    monkeypatch.setattr(op, "MOST_PROMPTS", 2)
+    active = torch.rand(7, 4, generator=torch.Generator().manual_seed(0)) < share
+    for places, expected in zip(op.pack_active(active), reference.pack_active(active), strict=True):
         assert places.tolist() == expected.tolist()

@@ -6,6 +6,7 @@ Letters as in the reference: B prompts, G responses, Q new and K own tokens, P p
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -18,23 +19,20 @@ from torch.nn import functional
 
 from recrl.errors import UserError
 from recrl.kernels.prefix_attention import reference
-from recrl.kernels.registry import KERNELS, load
+from recrl.kernels.registry import KERNELS, Kernel, load
 
 DTYPES = (torch.float32, torch.bfloat16)
 
 
 @pytest.fixture(scope="module", params=KERNELS["prefix_attention"], ids=lambda row: row.name)
-def kernel(request: pytest.FixtureRequest) -> ModuleType:
-    obstacle = request.param.obstacle(request.param.devices[0])
-    if obstacle:
-        pytest.skip(obstacle)
-    return load("prefix_attention", request.param.name)
+def kernel(request: pytest.FixtureRequest, loaded: Callable[[str, Kernel], ModuleType]) -> ModuleType:
+    return loaded("prefix_attention", request.param)
 
 
-@pytest.fixture(scope="module")
-def on_gpu() -> ModuleType:
+@pytest.fixture(scope="module", params=["triton_gpu", "ascend"])
+def by_triton(request: pytest.FixtureRequest) -> ModuleType:
     pytest.importorskip("triton")
-    return load("prefix_attention", "triton_gpu")
+    return load("prefix_attention", request.param)
 
 
 @dataclass(frozen=True)
@@ -202,18 +200,29 @@ def test_inputs_may_lie_anywhere_in_memory(kernel: ModuleType) -> None:
     assert_alike(with_gradients(kernel, moved, length), expected)
 
 
-def test_on_gpu_autocast_decides_the_type_of_products(on_gpu: ModuleType) -> None:
+def test_in_triton_autocast_decides_the_type_of_products(by_triton: ModuleType) -> None:
     inputs, length = Shape().inputs(torch.float32), torch.tensor([5, 3])
     with torch.autocast("cpu", torch.bfloat16):
-        out = attend(on_gpu, inputs, length)
-    expected = attend(on_gpu, [states.bfloat16() for states in inputs], length)
+        out = attend(by_triton, inputs, length)
+    expected = attend(by_triton, [states.bfloat16() for states in inputs], length)
     assert out.dtype == torch.float32
     assert torch.equal(out, expected.float())
 
 
-def test_on_gpu_the_user_is_told_what_has_no_kernel(on_gpu: ModuleType) -> None:
-    with pytest.raises(UserError, match="heads of 256"):
-        attend(on_gpu, Shape(size=256).inputs(torch.float32), torch.tensor([5, 3]))
+def test_in_triton_the_user_is_told_what_has_no_kernel(by_triton: ModuleType) -> None:
+    with pytest.raises(UserError, match=rf"{by_triton.__name__.rpartition('.')[2]}. was given heads of 256"):
+        attend(by_triton, Shape(size=256).inputs(torch.float32), torch.tensor([5, 3]))
     inputs = Shape().inputs(torch.float32)
     with pytest.raises(UserError, match="share one type"):
-        attend(on_gpu, [inputs[0].bfloat16(), *inputs[1:]], torch.tensor([5, 3]))
+        attend(by_triton, [inputs[0].bfloat16(), *inputs[1:]], torch.tensor([5, 3]))
+
+
+@pytest.mark.parametrize("programs", [1, 7], ids=["one program", "seven"])
+def test_on_ascend_no_number_of_programs_leaves_work_undone(monkeypatch: pytest.MonkeyPatch, programs: int) -> None:
+    pytest.importorskip("triton")
+    op = load("prefix_attention", "ascend")
+    monkeypatch.setattr(op, "PROGRAMS", programs)
+    # 3 x 2 key heads with 3 tiles of 168 queries and as many of 130 prompt's keys and of 144 own keys
+    shape = Shape(prompts=3, key_heads=2, group=24, new=4, own=6, width=130)
+    inputs, length = shape.inputs(torch.float32), torch.tensor([130, 7, 0])
+    assert_alike(with_gradients(op, inputs, length), with_gradients(reference, inputs, length))

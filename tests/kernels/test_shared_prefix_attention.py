@@ -68,6 +68,23 @@ def test_values_and_gradients_are_those_of_the_definition(
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
 
+@settings(max_examples=40, deadline=None)
+@given(drawn=shapes())
+def test_queries_of_what_is_read_alone_give_the_same(
+    kernel: ModuleType, drawn: tuple[PrefixRows, int, int, int]
+) -> None:
+    rows, *sizes = drawn
+    query, key, value = states(rows, *sizes, torch.float32)
+    read = query[rows.read].detach().requires_grad_()
+    gradient = torch.randn_like(read)
+    whole = torch.zeros_like(query).index_copy(0, rows.read, gradient)
+    out, of_query, *of_keys = run(reference, [query, key, value], rows, whole)
+    for found, expected in zip(
+        run(kernel, [read, key, value], rows, gradient), [out[rows.read], of_query[rows.read], *of_keys], strict=True
+    ):
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
 def test_bfloat16_rounds_its_inputs_and_outputs_alone(kernel: ModuleType) -> None:
     rows = rows_of([33, 5], [[2, 2, 1], []])
     inputs = states(rows, 4, 2, 16, torch.bfloat16)
@@ -106,3 +123,4 @@ def test_positions_of_responses_go_on_where_their_prompt_ends() -> None:
     rows = rows_of([3, 1], [[2, 0], [1]])
     assert rows.positions.tolist() == [0, 1, 2, 0, 3, 4, 1]
     assert rows.first_row.tolist() == [0, 2, 3]
+    assert rows.read.tolist() == [2, 3, 4, 5, 6]

@@ -130,9 +130,42 @@ def test_layouts_reach_the_attention(kind: str, kernels: dict[str, ModuleType]) 
         IDS.view(1, -1),
         position_ids=torch.arange(8).repeat(2)[None],
         use_cache=False,
-        layout=Packed(rows, Ops.pick("cpu")),
+        layout=Packed(rows, Ops.pick("cpu"), reads_all=True),
     )
     torch.testing.assert_close(flat.last_hidden_state.view_as(expected), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_last_layer_computes_what_is_read_alone(kind: str, kernels: dict[str, ModuleType]) -> None:
+    plain, fused = pair(kind, kernels)
+    use_layouts(fused)
+    rows = PrefixRows(torch.tensor([5, 4]), torch.tensor([2, 1, 0]), torch.tensor([0, 0, 1]))
+    ids = torch.cat([IDS[0, :5], IDS[1, :4], IDS[0, 5:]])[None]
+    seen: list[int] = []
+    last = fused.model.layers[-1]
+    last.mlp.register_forward_hook(lambda _, __, out: seen.append(out.shape[1]))
+    states, gradients = [], []
+    for model, reads_all in ((fused, False), (fused, True)):
+        layout = Packed(rows, Ops.pick("cpu"), reads_all=reads_all)
+        found = model.model(ids, position_ids=rows.positions[None], use_cache=False, layout=layout).last_hidden_state[0]
+        states.append(found if len(found) == len(rows.read) else found[rows.read])
+        model.zero_grad()
+        (states[-1] * torch.linspace(-1, 1, states[-1].numel()).view_as(states[-1])).sum().backward()
+        gradients.append({name: p.grad.clone() for name, p in model.model.named_parameters()})
+    assert seen == [5, 12]  # two last tokens and three of the responses; all twelve
+    torch.testing.assert_close(states[0], states[1], atol=1e-5, rtol=1e-5)
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradient, gradients[1][name], atol=1e-5, rtol=1e-5, msg=name)
+    alone = plain.model(torch.cat([IDS[:1, :5], IDS[:1, 5:7]], 1)).last_hidden_state[0]
+    torch.testing.assert_close(states[0][[0, 2, 3]], alone[4:], atol=1e-5, rtol=1e-5)
+
+
+def test_a_model_that_is_fused_again_has_one_last_layer(kernels: dict[str, ModuleType]) -> None:
+    fused = copy.deepcopy(pair("qwen3", kernels)[1])
+    classes = [type(layer) for layer in fused.model.layers]
+    fuse(fused, kernels)
+    assert [type(layer) for layer in fused.model.layers] == classes
+    assert classes[0] is not classes[-1]
 
 
 @pytest.mark.parametrize("kind", KINDS)

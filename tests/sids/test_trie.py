@@ -160,6 +160,82 @@ def test_levels_and_roots_of_every_node() -> None:
             assert (trie.root[torch.cat([inside, leaf[None]])] == root).all()
 
 
+@st.composite
+def two_kinds(draw: st.DrawFn) -> tuple[list[Row], list[Row]]:
+    """Two prefix-free lists of as many rows; a row of one may be one of the other, or its prefix."""
+    first, second = draw(prefix_free()), draw(prefix_free())
+    size = draw(st.integers(1, 25))
+    return [first[i % len(first)] for i in range(size)], [second[-1 - i % len(second)] for i in range(size)]
+
+
+@given(two_kinds())
+def test_the_lowest_of_equal_rows_is_named_below_every_root(kinds: tuple[list[Row], list[Row]]) -> None:
+    trie = build_trie(*map(Ragged.from_lists, kinds))
+    for root, rows in enumerate(kinds):
+        assert trie.item[trie.leaf[root]].tolist() == [rows.index(row) for row in rows]
+        for row, leaf in zip(rows, trie.leaf[root].tolist(), strict=True):
+            node = torch.tensor(root)
+            for token in row:
+                node = trie.step(node, torch.tensor(token))
+            assert int(node) == leaf
+    assert int((trie.item >= 0).sum()) == sum(len(set(rows)) for rows in kinds)
+
+
+@given(two_kinds())
+def test_nodes_know_their_root_level_and_parent(kinds: tuple[list[Row], list[Row]]) -> None:
+    trie = build_trie(*map(Ragged.from_lists, kinds))
+    roots = torch.tensor([0, 1])
+    assert trie.parent[roots].tolist() == trie.root[roots].tolist() == [0, 1]
+    assert trie.level[roots].tolist() == [0, 0]
+    inner = (trie.count > 0).nonzero().squeeze(1)
+    edge, exists = trie.edges(inner, int(trie.count.max()))
+    children, above = trie.child(edge)[exists], inner.unsqueeze(1).expand_as(edge)[exists]
+    assert sorted(children.tolist()) == list(range(2, len(trie.count)))
+    assert torch.equal(trie.parent[children], above)
+    assert torch.equal(trie.root[children], trie.root[above])
+    assert torch.equal(trie.level[children], trie.level[above] + 1)
+
+
+@given(two_kinds())
+def test_paths_below_each_root_spell_its_rows(kinds: tuple[list[Row], list[Row]]) -> None:
+    trie = build_trie(*map(Ragged.from_lists, kinds))
+    items = torch.arange(len(kinds[0]))
+    tokens, nodes = trie.paths(torch.stack([items, items]), torch.tensor([[0], [1]]))
+    for root, rows in enumerate(kinds):
+        for item, row in enumerate(rows):
+            length = len(row)
+            assert tokens[root, item].tolist() == list(row) + [-1] * (trie.depth - length)
+            walked = nodes[root, item, :length]
+            assert trie.level[walked].tolist() == list(range(length))
+            assert (trie.root[walked] == root).all()
+            assert trie.parent[walked[1:]].tolist() == walked[:-1].tolist()
+            assert (nodes[root, item, length:] == -1).all()
+
+
+@given(two_kinds(), st.integers(1, 3))
+def test_no_node_that_a_step_may_meet_has_more_edges_than_the_widest(
+    kinds: tuple[list[Row], list[Row]], slate_size: int
+) -> None:
+    trie = build_trie(*map(Ragged.from_lists, kinds))
+    for step in range(trie.depth):
+        met = trie.count if slate_size > 1 else trie.count[trie.level >= step]
+        assert trie.widest(step, slate_size) == int(met.max())
+    assert trie.widest(trie.depth * 2 - 1, 2) == int(trie.count.max())
+
+
+def test_a_trie_on_a_device_is_the_same() -> None:
+    trie = two_roots()
+    again = trie.to(torch.device("cpu"))
+    assert again.fanout == trie.fanout
+    assert torch.equal(again.leaf, trie.leaf)
+    assert torch.equal(again.root, trie.root)
+
+
+def test_kinds_of_different_sizes_are_refused() -> None:
+    with pytest.raises(ValueError, match="every response"):
+        build_trie(Ragged.from_lists([(1,), (2,)]), Ragged.from_lists([(1,)]))
+
+
 def test_the_widest_node_a_step_may_meet() -> None:
     trie = build([(1, 1), (1, 2), (1, 3), (2, 1)])
     assert trie.fanout == (2, 3)

@@ -36,6 +36,7 @@ def test_every_figure_by_hand() -> None:
             "signal/single_hit_ratio": 1 / 4,
             "signal/trainable_ratio": 1 / 4,  # group 1 is active, yet its rows all have advantage 0
             "signal/repaired_ratio": 1 / 4,
+            "signal/kept_ratio": 1.0,
             "signal/active_rows": 5,
             # Prompts, and of every response but the last token: one of an odd item's two, two of an even one's three.
             "tokens/unfiltered": 4 * 4 + 6 * 1 + 5 * 2,

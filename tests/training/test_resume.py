@@ -43,9 +43,13 @@ RL = {
     "patience": 0,
     "warmup_steps": 4,
     "lr": 1e-3,
-    "rollout": {"kind": "sample", "group_size": 12},
-    "objective": {"kind": "grpo", "kl_beta": 0.05},
+    "max_gen_batches": 3,
+    "rollout": {"kind": "sample", "group_size": 6, "slate_size": 2},
+    "rewards": [{"kind": "hit"}, {"kind": "valid_distinct"}],
+    "signal": {"kind": "decoupled"},
+    "objective": {"kind": "sage", "kl_beta": 0.05},
 }
+"""What keeps a state of its own between steps: the moving average of entropies, prompts drawn by further rollouts."""
 
 
 class Runner:

@@ -219,7 +219,7 @@ def test_one_of_several_targets_is_drawn_for_examples_of_the_source() -> None:
 
 
 @pytest.mark.parametrize("template", ["plain", "instruct"])
-@pytest.mark.parametrize("task", ["next", "titles_to_sid", "sids_to_title"])
+@pytest.mark.parametrize("task", ["next", "slate", "titles_to_sid", "sids_to_title"])
 def test_no_row_of_a_history_task_shows_a_held_out_item(template: str, task: str) -> None:
     """Users end with items that nobody else has; whatever augmentation does, no epoch shows them."""
     users = [[0, 1, 2, 0, 6, 7], [3, 4, 7, 6], [5, 0, 1, 2, 3, 4, 6, 7]]

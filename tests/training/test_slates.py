@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,17 @@ import torch
 from runs import run_config, silent, write_world
 
 from recrl.config import check
+from recrl.data import dataset as datasets
+from recrl.data.dataset import Examples
+from recrl.data.ragged import Ragged
 from recrl.errors import ConfigError
 from recrl.evaluation.evaluate import evaluate_model, subjects
+from recrl.evaluation.lists import named_alike
 from recrl.evaluation.protocols import first_distinct
 from recrl.evaluation.recommend import best_subject, recommend
+from recrl.seeding import generator
 from recrl.training.rl import Rl, train_rl
-from recrl.training.rows import RowMaker, next_examples
+from recrl.training.rows import RowMaker, filled, next_examples
 from recrl.training.run_folder import StageFolder
 from recrl.training.setup import load_data, make_world, new_model
 from recrl.training.sft import train_sft
@@ -136,17 +143,82 @@ def test_sft_rl_evaluation_and_recommendation_on_slates(world: Path, tmp_path: P
     assert len({one.item_id for one in found}) == len(found)
 
 
-def test_any_item_of_the_asked_title_is_right_in_the_title_space(world: Path, tmp_path: Path) -> None:
-    config = slate_config(world, tmp_path, TITLES, rl=RL | {"start": "base"})
+def with_titles(world: Path, folder: Path, changes: dict[int, str]) -> Path:
+    """The world with some titles changed."""
+    dataset, _ = load_data(run_config(world, folder))
+    for item, title in changes.items():
+        dataset.catalog.titles[item] = title
+    (folder / "data").mkdir(parents=True)
+    datasets.save(dataset, folder / "data")
+    shutil.copytree(world / "sids", folder / "sids")
+    return folder
+
+
+def test_items_of_one_title_are_one_item_in_the_title_space(world: Path, tmp_path: Path) -> None:
+    alike = with_titles(world, tmp_path / "alike", {1: "Red ball", 3: " Red  ball", 7: "Red ball", 5: "", 6: ""})
+    config = slate_config(alike, tmp_path, TITLES, rl=RL | {"start": "base"})
     rl = Rl(config, StageFolder(config.folder / "rl"))
-    titles = rl.world.dataset.catalog.titles
-    titles[3] = titles[1]
-    for row in rl.prompts.table(1).targets.items.tolist():
-        assert (1 in row) == (3 in row)
+    train = rl.world.dataset.train
+    examples = next_examples(train, "slate", generator(0, "rl", "targets", 1), 3)
+    stands_for = {3: 1, 7: 1}
+    asked = [[stands_for.get(int(item), int(item)) for item in row] for row in examples.targets]
+    assert [[item for item in row if item >= 0] for row in rl.prompts.table(1).targets.items.tolist()] == asked
+    assert {1, 5, 6} <= {item for row in asked for item in row}  # items without a title are not one item
+    named = named_alike(rl.world.dataset.test, rl.world.trie)
+    assert not {3, 7} & {*named.targets.values.tolist(), *named.history.values.tolist()}
+    scores = rl.validation.score(rl.policy)
+    assert 0 <= scores["valid/ndcg@10"] <= scores["valid/hr@10"] <= 1
 
 
 def test_a_rollout_of_other_slates_is_refused() -> None:
     rl = {"tasks": {"slate": 1.0}, "rollout": {"kind": "sample", "slate_size": 2}}
     with pytest.raises(ConfigError) as caught:
         check({"prompts": {"slate_size": 6}, "rl": rl}, "run.toml")
+    assert "run.toml: two sections that do not go together" in str(caught.value)
     assert "rl.rollout.slate_size is 2 and prompts.slate_size 6" in str(caught.value)
+
+
+def test_short_labels_are_filled_from_the_last_items_category() -> None:
+    history, targets = Ragged.from_lists([[0], [1, 2], [4], [5]]), Ragged.from_lists([[1], [3, 6], [5, 0, 2], [7]])
+    examples = Examples.plain(np.zeros(4, np.int32), history, targets)
+    category = np.array([0, 0, 0, 0, 1, 1, 2, -1], np.int32)
+    seen = set()
+    for seed in range(20):
+        rows = [row.tolist() for row in filled(examples, category, 3, np.random.default_rng(seed)).targets]
+        assert rows[0][0] == 1
+        assert sorted(rows[0][1:]) == [2, 3]  # 0 is in the history, 1 in the label
+        assert rows[1:] == [[3, 6], [5, 0, 2], [7]]  # nothing else of the category, full, and no category
+        seen.add(tuple(rows[0]))
+    assert len(seen) == 2  # drawn, not the first ones
+
+
+@pytest.mark.parametrize(("fill", "lengths"), [("", {1, 2, 3}), ("tag", {3})])
+def test_a_filled_label_is_full(world: Path, tmp_path: Path, fill: str, lengths: set[int]) -> None:
+    sft = {"tasks": {"next": 0.0, "slate": 1.0}, "label_fill": fill}
+    rows, made = maker_of(slate_config(world, tmp_path, SLATE, sft=sft))
+    epoch = rows.epoch(0)
+    names = {tuple(row.tolist()): item for item, row in enumerate(made.writer.responses())}
+    found = set()
+    for row in range(len(epoch)):
+        nodes = epoch.nodes[row][epoch.first_scored[row] :].tolist()
+        label = epoch.ids[row][epoch.first_scored[row] :].tolist()
+        starts = [place for place, node in enumerate(nodes) if node == 0] + [len(label) - 1]
+        items = [names[tuple(label[begin:end])] for begin, end in pairwise(starts)]
+        found.add(len(items))
+    assert found == lengths
+
+
+def test_a_plain_row_of_titles_scores_every_item_behind_the_first(world: Path, tmp_path: Path) -> None:
+    sft = {"tasks": {"next": 1.0}}
+    rows, made = maker_of(
+        slate_config(world, tmp_path, {"action_space": "title", **SLATE}, sft=sft, data={"history_limit": 99})
+    )
+    epoch, train = rows.epoch(0), made.dataset.train
+    usable = [row for row in range(len(train)) if len(train.items[row]) > 1]
+    assert len(epoch) == len(usable)
+    for place, row in enumerate(usable[:20]):
+        names = [made.writer.title(int(item)) + "\n" for item in train.items[row]]
+        ids, first = epoch.ids[place], epoch.first_scored[place]
+        assert made.writer.tokenizer.decode(ids[1:first]) == names[0]
+        assert made.writer.tokenizer.decode(ids[first:]) == "".join(names[1:])
+        assert (epoch.nodes[place][1:] >= 0).all()

@@ -1,0 +1,154 @@
+/* What the attention ops share: small matrix products, softmax of a row of scores, rows of a head.
+   Rows are padded with zeros to a multiple of LANES, so that every loop over one is whole vectors. */
+#ifndef RECRL_ATTENTION_H
+#define RECRL_ATTENTION_H
+
+#include "native.h"
+
+enum { LANES = 16, QUERIES = 32 }; /* floats side by side; queries of a block */
+
+typedef float Lane __attribute__((vector_size(64), aligned(4), may_alias));
+
+static inline int64_t padded(int64_t size) { return (size + LANES - 1) / LANES * LANES; }
+
+/* A tile of C = A B (+ C): `rows` by `lanes` * LANES. Constants after inlining, so that the sums stay in registers. */
+static inline __attribute__((always_inline)) void tile(int rows, int lanes, const float *a, int64_t a_row,
+                                                       int64_t a_column, const float *b, int64_t b_row, float *c,
+                                                       int64_t c_row, int64_t depth, int add) {
+    Lane sum[4][4];
+#pragma GCC unroll 4
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
+        for (int l = 0; l < lanes; l++)
+            sum[r][l] = add ? *(const Lane *)(c + r * c_row + l * LANES) : (Lane){0};
+    for (int64_t k = 0; k < depth; k++)
+#pragma GCC unroll 4
+        for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
+            for (int l = 0; l < lanes; l++)
+                sum[r][l] += a[r * a_row + k * a_column] * *(const Lane *)(b + k * b_row + l * LANES);
+#pragma GCC unroll 4
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
+        for (int l = 0; l < lanes; l++)
+            *(Lane *)(c + r * c_row + l * LANES) = sum[r][l];
+}
+
+/* C [m, n] = A [m, k] B [k, n] (+ C); n is a multiple of LANES. */
+static inline void multiply(const float *a, int64_t a_row, int64_t a_column, const float *b, int64_t b_row, float *c,
+                     int64_t c_row, int64_t m, int64_t k, int64_t n, int add) {
+    for (int64_t j = 0; j < n;) {
+        int lanes = n - j >= 4 * LANES ? 4 : n - j >= 2 * LANES ? 2 : 1;
+        int64_t i = 0;
+        for (; i + 4 <= m; i += 4) {
+            const float *left = a + i * a_row;
+            float *at = c + i * c_row + j;
+            if (lanes == 4)
+                tile(4, 4, left, a_row, a_column, b + j, b_row, at, c_row, k, add);
+            else if (lanes == 2)
+                tile(4, 2, left, a_row, a_column, b + j, b_row, at, c_row, k, add);
+            else
+                tile(4, 1, left, a_row, a_column, b + j, b_row, at, c_row, k, add);
+        }
+        for (; i < m; i++) {
+            const float *left = a + i * a_row;
+            float *at = c + i * c_row + j;
+            if (lanes == 4)
+                tile(1, 4, left, a_row, a_column, b + j, b_row, at, c_row, k, add);
+            else if (lanes == 2)
+                tile(1, 2, left, a_row, a_column, b + j, b_row, at, c_row, k, add);
+            else
+                tile(1, 1, left, a_row, a_column, b + j, b_row, at, c_row, k, add);
+        }
+        j += lanes * LANES;
+    }
+}
+
+static inline float sum_of(const float *lanes) {
+    float sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int l = 0; l < LANES; l++)
+        sum += lanes[l];
+    return sum;
+}
+
+/* n is a multiple of LANES here and below. */
+static inline float dot(const float *left, const float *right, int64_t n) {
+    Lane lanes = {0};
+    for (int64_t i = 0; i < n; i += LANES)
+        lanes += *(const Lane *)(left + i) * *(const Lane *)(right + i);
+    return sum_of((const float *)&lanes);
+}
+
+static inline void add_scaled(float *to, float factor, const float *from, int64_t n) {
+    for (int64_t i = 0; i < n; i += LANES)
+        *(Lane *)(to + i) += factor * *(const Lane *)(from + i);
+}
+
+static inline void scale(float *row, float factor, int64_t n) {
+    for (int64_t i = 0; i < n; i += LANES)
+        *(Lane *)(row + i) *= factor;
+}
+
+/* `size` floats times `factor`, padded to `depth`. */
+static inline void copy_row(const float *from, int64_t size, int64_t depth, float factor, float *to) {
+    int64_t d = 0;
+    for (; d + LANES <= size; d += LANES)
+        *(Lane *)(to + d) = *(const Lane *)(from + d) * factor;
+    for (; d < size; d++)
+        to[d] = from[d] * factor;
+    for (; d < depth; d++)
+        to[d] = 0;
+}
+
+/* [count, depth] rows -> [depth, width]; the padding is 0. */
+static inline void turn(const float *rows, int64_t count, int64_t depth, int64_t width, float *turned) {
+    for (int64_t d = 0; d < depth; d++) {
+        for (int64_t i = 0; i < count; i++)
+            turned[d * width + i] = rows[i * depth + d];
+        for (int64_t i = count; i < width; i++)
+            turned[d * width + i] = 0;
+    }
+}
+
+/* The largest of the `seen` first scores of a row and of the `owned` scores of own tokens. */
+static inline float largest_of(const float *row, int64_t seen, const float *own, int64_t owned) {
+    float lanes[LANES], largest = -INFINITY;
+#pragma omp simd
+    for (int64_t l = 0; l < LANES; l++)
+        lanes[l] = l < seen ? row[l] : -INFINITY;
+    for (int64_t p = LANES; p < seen; p += LANES)
+#pragma omp simd
+        for (int64_t l = 0; l < LANES; l++) {
+            float score = p + l < seen ? row[p + l] : -INFINITY;
+            lanes[l] = score > lanes[l] ? score : lanes[l];
+        }
+#pragma omp simd reduction(max : largest)
+    for (int64_t l = 0; l < LANES; l++)
+        largest = lanes[l] > largest ? lanes[l] : largest;
+    for (int64_t c = 0; c < owned; c++)
+        largest = own[c] > largest ? own[c] : largest;
+    return largest;
+}
+
+/* Weights below exp(-87) come out as that: exponential needs a normal number. */
+static inline float at_least(float x) { return x < -87 ? -87 : x; }
+
+/* exp(row - base), 0 at the part of the prompt that the query does not see; returns the sum. The row has room for
+   `most` padded. */
+static inline float exponentials(float *row, int64_t seen, int64_t most, float *own, int64_t owned, float base) {
+    float lanes[LANES] = {0};
+    for (int64_t p = 0; p < most; p += LANES)
+#pragma omp simd
+        for (int64_t l = 0; l < LANES; l++) {
+            float weight = p + l < seen ? exponential(at_least(row[p + l] - base)) : 0;
+            row[p + l] = weight;
+            lanes[l] += weight;
+        }
+    float sum = sum_of(lanes);
+    for (int64_t c = 0; c < owned; c++)
+        sum += own[c] = exponential(at_least(own[c] - base));
+    return sum;
+}
+
+#endif
