@@ -19,7 +19,11 @@ from recrl.evaluation.metrics import top_k
 BASELINES = {
     "popularity": "recrl.baselines.popularity:POPULARITY",
     "item_knn": "recrl.baselines.item_knn:ITEM_KNN",
+    "sasrec": "recrl.baselines.sasrec:SASREC",
 }
+
+COMPARED = ("popularity", "item_knn")
+"""Those that stand in every table; the others are asked for by name."""
 
 
 class Scorer(Protocol):

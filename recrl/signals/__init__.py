@@ -6,5 +6,8 @@ returned as its state at the step before.
 
 SIGNALS = {
     "group_zscore": "recrl.signals.group_zscore:GROUP_ZSCORE",
+    "decoupled": "recrl.signals.decoupled:DECOUPLED",
     "recast": "recrl.signals.recast:RECAST",
+    "repair_only": "recrl.signals.repair_only:REPAIR_ONLY",
+    "sign": "recrl.signals.sign:SIGN",
 }

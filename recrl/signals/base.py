@@ -1,10 +1,14 @@
-"""What a signal sees besides groups and rewards."""
+"""What a signal sees besides groups and rewards, and how it takes rewards together."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import torch
+from torch import Tensor
+
+from recrl.groups import RolloutGroups
 from recrl.kernels.ops import Ops
 from recrl.sids.trie import Trie
 
@@ -24,3 +28,19 @@ class SignalContext:
     trie: Trie
     seed: int = 0
     state: Mapping[str, float] = field(default_factory=dict)
+
+
+def weighted_total(groups: RolloutGroups, rewards: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """The weighted sum of the rewards.
+
+    Args:
+        rewards: [B, G, M], NaN where one can't be told.
+        weights: [M]; what has weight 0 counts for nothing, whatever it is.
+
+    Returns:
+        [B, G] sums, 0 where a response has none, and [B, G] bool: responses that exist and have one.
+    """
+    weighted = torch.where(weights != 0, rewards * weights, 0.0)
+    total = weighted.sum(-1)
+    scored = groups.exists & ~weighted.isnan().any(-1)
+    return torch.where(scored, total, 0.0), scored

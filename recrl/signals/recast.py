@@ -1,4 +1,10 @@
-"""ReCast: repair, then one positive against one negative a group; every other row is gone (METHODS D)."""
+"""ReCast: repair, then one positive against one negative a group; every other row is gone (METHODS D).
+
+    i+ = argmax of the reward,  i- = argmax of the structural score u among the misses
+    A(i+) = weight,  A(i-) = -weight x negative_weight,  every other row is inactive
+
+``repair = "never"`` is its ablation boundary-only, the signal ``repair_only`` the other one.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +14,8 @@ from torch import Tensor
 
 from recrl.components import Part
 from recrl.groups import RolloutGroups, Signal
-from recrl.signals.base import SignalContext
-from recrl.signals.repair import RepairOptions, repair, repair_share, structural_score
+from recrl.signals.base import SignalContext, weighted_total
+from recrl.signals.repair import RepairOptions, refuses_slates, with_anchors
 
 
 class RecastOptions(RepairOptions):
@@ -24,31 +30,22 @@ class RecastOptions(RepairOptions):
 def recast(
     groups: RolloutGroups, rewards: Tensor, weights: Tensor, options: RecastOptions, context: SignalContext
 ) -> Signal:
-    """Boundary contrast after repair; a group without both sides is left out."""
-    reward, score = (rewards * weights).sum(-1), structural_score(groups)
-    usable = groups.names if options.require_valid_negative else groups.exists
-    hits, misses = usable & (reward > 0), usable & (reward == 0)
-    trainable = hits.any(1) & misses.any(1)
-    share, state = repair_share(options, context.state, float(trainable.float().mean()))
-    draw = torch.rand(len(reward), generator=torch.Generator().manual_seed(context.seed)).to(reward.device)
-    answerable = groups.prompts.targets.items[:, 0] >= 0
-    repaired = ~hits.any(1) & answerable & groups.exists.any(1) & (draw < share)
-    groups = repair(groups, repaired, score, context.trie)
-    if bool(repaired.any()):
-        anchors = groups.hits & repaired.unsqueeze(1)
-        reward, score = torch.where(anchors, 1.0, reward), structural_score(groups)
-        usable = usable | anchors
-    positive, negative = context.ops.boundary_select(reward, score, groups.logp.sum(-1), usable)
+    """Boundary contrast after repair; a group without both sides is left out. A miss is what earns nothing or less."""
+    total, scored = weighted_total(groups, rewards, weights)
+    usable = scored & groups.names if options.require_valid_negative else scored
+    made = with_anchors(groups, total, usable, options, context)
+    positive, negative = context.ops.boundary_select(
+        made.reward.clamp(min=0), made.score, made.groups.logp.sum(-1), made.usable
+    )
     paired = (positive >= 0) & (negative >= 0)
-    advantage = torch.zeros_like(reward)
+    advantage, active = torch.zeros_like(made.reward), torch.zeros_like(made.usable)
     row = paired.nonzero().squeeze(1)
     advantage[row, positive[row]] = options.weight
     advantage[row, negative[row]] = -options.weight * options.negative_weight
-    active = torch.zeros_like(groups.exists)
     active[row, positive[row]] = True
     active[row, negative[row]] = True
-    return Signal(groups, advantage, active, repaired & paired, state)
+    return Signal(made.groups, advantage, active, made.repaired & paired, made.state)
 
 
-RECAST = Part(RecastOptions, recast, source="ReCast, METHODS D")
+RECAST = Part(RecastOptions, recast, source="ReCast, METHODS D", refuses=refuses_slates)
 """Advantages +w and -w; they are not normalised again."""

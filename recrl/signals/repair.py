@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,10 +13,15 @@ from torch import Tensor
 
 from recrl.components import Options
 from recrl.groups import RolloutGroups
+from recrl.rewards.matches import common_levels, distinct, mean_over, nearness
 from recrl.sids.trie import Trie
+from recrl.signals.base import SignalContext
 
 
 class RepairOptions(Options):
+    struct_score: Literal["recast", "depth_fraction", "max_pair"] = "recast"
+    """How near a miss is to the targets: mean over its items of a tenth for every missing level, of the share of
+    levels in common, or the first of these for its best item alone."""
     repair: Literal["always", "never", "linear", "threshold"] = "always"
     """Which groups without a hit are repaired: all, none, a share that falls as groups become trainable by themselves,
     or all until that share of groups is reached."""
@@ -28,17 +33,71 @@ class RepairOptions(Options):
     """``threshold`` stops this far above ``repair_until`` and starts again this far below."""
 
 
-def structural_score(groups: RolloutGroups) -> Tensor:
-    """[B, G] float32: 1 where a response's SID is a target's, a tenth for every level that is missing at the end, 0
-    without a common first code; of a slate the mean over its items (METHODS D-2). Ranks inside a group, is no reward.
+@dataclass(frozen=True)
+class Repaired:
+    """Groups in which some responses have been replaced by anchors.
+
+    Attributes:
+        reward: [B, G]; an anchor's is 1.
+        score: [B, G] structural scores.
+        usable: [B, G] bool: the responses that were, and anchors.
+        repaired: [B] bool.
+        state: for the next step.
     """
-    own, asked = groups.codes.unsqueeze(3), groups.prompts.targets.codes[:, None, None]
-    levels = own.shape[-1]
-    common = ((own == asked) & (own >= 0)).to(torch.int64).cumprod(-1).sum(-1)  # [B, G, I, S]
-    nearness = torch.where(common > 0, 10.0 ** (common - levels).float(), 0.0)
-    named = groups.items >= 0
-    mean = torch.where(named, nearness.amax(-1), 0.0).sum(-1) / named.sum(-1).clamp(min=1)
-    return torch.where(groups.exists, mean, 0.0)
+
+    groups: RolloutGroups
+    reward: Tensor
+    score: Tensor
+    usable: Tensor
+    repaired: Tensor
+    state: dict[str, float]
+
+
+def refuses_slates(options: RepairOptions, rollout: Any) -> str:
+    """Why repair does not go with a rollout's options; empty where it does."""
+    if rollout.slate_size > 1 and options.repair != "never":
+        return (
+            f"repair builds a response from one target, and rl.rollout.slate_size = {rollout.slate_size} asks for more "
+            '(rl.signal.repair = "never" leaves repair out)'
+        )
+    return ""
+
+
+def structural_score(groups: RolloutGroups, kind: str = "recast") -> Tensor:
+    """[B, G] float32: how near a response is to the targets (METHODS D-2); it ranks inside a group."""
+    if kind == "depth_fraction":
+        return mean_over(distinct(groups), common_levels(groups) / groups.codes.shape[-1])
+    near = nearness(groups)
+    if kind == "max_pair":
+        return torch.where(distinct(groups), near, 0.0).amax(-1)
+    return mean_over(distinct(groups), near)
+
+
+def with_anchors(
+    groups: RolloutGroups, reward: Tensor, usable: Tensor, options: RepairOptions, context: SignalContext
+) -> Repaired:
+    """Repair the groups without a hit that the options choose; a hit is a usable response with a reward above 0.
+
+    Groups whose target is not known stay as they are.
+
+    Args:
+        reward: [B, G].
+        usable: [B, G] bool: responses that may count as hit or miss.
+    """
+    score = structural_score(groups, options.struct_score)
+    hits, misses = usable & (reward > 0), usable & (reward <= 0)
+    trainable = hits.any(1) & misses.any(1)
+    natural = float(trainable.sum()) / max(len(trainable), 1)  # of no groups at all none can be trained on
+    share, state = repair_share(options, context.state, natural)
+    draw = torch.rand(len(reward), generator=torch.Generator().manual_seed(context.seed)).to(reward.device)
+    answerable = groups.prompts.targets.items[:, 0] >= 0
+    which = ~hits.any(1) & answerable & groups.exists.any(1) & (draw < share)
+    if bool(which.any()):
+        groups = repair(groups, which, score, context.trie)
+        anchors = groups.hits & which.unsqueeze(1)
+        reward, score = torch.where(anchors, 1.0, reward), structural_score(groups, options.struct_score)
+        usable = usable | anchors
+    return Repaired(groups, reward, score, usable, which, state)
 
 
 def repair_share(
@@ -69,14 +128,13 @@ def repair(groups: RolloutGroups, which: Tensor, score: Tensor, trie: Trie) -> R
     The anchor's rollout log-probability is set to 0: no rollout drew it, and the actor computes its own.
 
     Args:
-        groups: as rolled out.
+        groups: as rolled out, one item a response.
         which: [B] bool; each must have a target and a response.
         score: [B, G] structural scores.
         trie: of item responses.
     """
+    assert groups.items.shape[2] == 1, "a slate can't be repaired"
     rows = which.nonzero().squeeze(1)
-    if not len(rows):
-        return groups
     item, start = groups.prompts.targets.items[rows, 0], groups.prompts.start[rows]
     path, nodes = (_behind(table, trie.level[start]) for table in trie.paths(item, trie.root[start]))
     depth = max(path.shape[1], groups.tokens.shape[2])

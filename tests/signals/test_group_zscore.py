@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,8 +28,7 @@ def signal(
 
 
 @pytest.mark.parametrize("ddof", [0, 1])
-def test_one_hit_of_four_is_the_worked_case(shared: Path, ddof: int) -> None:
-    worked = json.loads((shared / "reference" / "worked.json").read_text())
+def test_one_hit_of_four_is_the_worked_case(worked: dict[str, Any], ddof: int) -> None:
     made = signal([[1.0, 0.0, 0.0, 0.0]], options=GroupZscoreOptions(ddof=ddof))
     assert made.advantage[0].tolist() == pytest.approx(worked[f"B_grpo_1000_ddof{ddof}"], abs=2e-6)
 
@@ -77,6 +75,22 @@ def test_rewards_are_summed_by_weight_before_they_are_scaled() -> None:
     made = group_zscore(groups, rewards, torch.tensor([1.0, 2.0]), options, context())
     assert made.advantage[0].tolist() == [0, 1, -1]
     assert group_zscore(groups, rewards, torch.tensor([0.0, 0.0]), options, context()).active.any().item() is False
+
+
+@pytest.mark.parametrize("drop_flat", [True, False])
+def test_what_can_not_be_scored_is_in_no_mean(drop_flat: bool) -> None:
+    whole = signal([[1.0, 0.0, 0.0]])
+    made = signal([[1.0, float("nan"), 0.0, 0.0]], options=GroupZscoreOptions(drop_flat=drop_flat))
+    assert made.advantage[0, [0, 2, 3]].tolist() == pytest.approx(whole.advantage[0].tolist())
+    assert made.advantage[0, 1] == 0
+    assert made.active.tolist() == [[True, not drop_flat, True, True]]
+
+
+def test_a_reward_of_weight_zero_may_be_anything() -> None:
+    rewards = torch.tensor([[[1.0, float("nan")], [0.0, 5.0]]])
+    made = group_zscore(groups_of([[0, 1]]), rewards, torch.tensor([1.0, 0.0]), GroupZscoreOptions(), context())
+    assert made.advantage[0].tolist() == pytest.approx([0.5**0.5, -(0.5**0.5)], abs=1e-5)
+    assert made.active.all()
 
 
 def test_nothing_is_repaired_and_the_state_is_handed_on() -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
-from groups_of import REWARD_CONTEXT, context, groups_of, small_trie
+from groups_of import REWARD_CONTEXT, THREE_LEVELS, context, groups_of, small_trie
 
 from recrl.groups import RolloutGroups, Signal
 from recrl.rewards.base import RewardOptions
@@ -16,14 +16,63 @@ from recrl.signals.recast import RecastOptions, recast
 from recrl.signals.repair import RepairOptions, repair_share, structural_score
 
 
-def run(groups: RolloutGroups, *, state: dict[str, float] | None = None, **options: object) -> Signal:
+def run(groups: RolloutGroups, *, state: dict[str, float] | None = None, **options: Any) -> Signal:
     rewards = hit(groups, RewardOptions(), REWARD_CONTEXT).unsqueeze(-1)
-    return recast(groups, rewards, torch.ones(1), RecastOptions(**options), context(state))  # type: ignore[arg-type]
+    return recast(groups, rewards, torch.ones(1), RecastOptions(**options), context(state))
 
 
 def test_nearness_falls_tenfold_with_every_missing_level() -> None:
     groups = groups_of([[5, 6, 1, -1]], [[5, 14]])
     assert structural_score(groups)[0].tolist() == pytest.approx([1.0, 0.1, 0.0, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"), [("recast", "D_u"), ("depth_fraction", "D_alt_depth_fraction"), ("max_pair", "D_u")]
+)
+def test_one_item_a_response_is_as_near_as_the_worked_case(worked: dict[str, Any], kind: str, expected: str) -> None:
+    groups = groups_of([[1, 2, 3, -1]], [[0]], codes=THREE_LEVELS, exists=[[True] * 4])
+    assert structural_score(groups, kind)[0].tolist() == pytest.approx(worked[expected])
+
+
+def test_slates_are_as_near_as_the_worked_case(worked: dict[str, Any]) -> None:
+    groups = groups_of([[[0, 5], [0, 0]]], [[0]], codes=THREE_LEVELS)
+    multi = worked["D_multi"]
+    assert structural_score(groups, "recast")[0].tolist() == pytest.approx([multi["u"], 1])
+    assert structural_score(groups, "max_pair")[0].tolist() == pytest.approx([multi["max_over_pairs"], 1])
+    assert structural_score(groups, "depth_fraction")[0].tolist() == pytest.approx([2 / 3, 1])
+
+
+def test_the_score_decides_which_miss_is_nearest() -> None:
+    slates = [[[0, 3], [1, 5], [1, 3]]]  # of the misses: .055 or 1/2, and .05 or 1/3; at best .1 either way
+    groups = groups_of(slates, [[0]], codes=THREE_LEVELS)
+    groups.logp[0, 2] = 0.5
+    for kind, negative in (("recast", 1), ("depth_fraction", 1), ("max_pair", 2)):
+        made = run(groups, repair="never", struct_score=kind)
+        assert made.advantage[0].tolist() == [1, *(-1.0 if place == negative else 0.0 for place in (1, 2))]
+
+
+def test_a_miss_may_earn_less_than_nothing_but_not_be_unknown() -> None:
+    groups = groups_of([[5, 6, 1]], [[5]])
+    rewards = torch.tensor([[[0.5], [float("nan")], [-0.7]]])
+    made = recast(groups, rewards, torch.ones(1), RecastOptions(), context())
+    assert made.advantage[0].tolist() == [1, 0, -1]
+    assert made.active[0].tolist() == [True, False, True]
+
+
+def test_a_repaired_group_of_one_response_has_no_contrast() -> None:
+    made = run(groups_of([[1, -1]], [[5]]))
+    assert not made.active.any()
+    assert not made.repaired.any()
+
+
+def test_the_anchor_goes_on_behind_what_is_given() -> None:
+    groups = groups_of([[6, 7]], [[5]])
+    start = torch.tensor([2])  # behind the target's first token, 51
+    assert small_trie().paths(torch.tensor([5]))[1].tolist() == [[0, 2]]
+    made = run(replace(groups, prompts=replace(groups.prompts, start=start)))
+    anchor = made.groups.tokens[0, 1][made.groups.mask[0, 1]]
+    assert anchor.tolist() == [61]
+    assert made.groups.nodes[0, 1, 0] == 2
 
 
 def test_a_group_with_a_hit_keeps_its_hit_and_its_nearest_miss() -> None:
@@ -40,8 +89,7 @@ def test_equal_misses_go_to_the_likelier_and_then_to_the_lower_index() -> None:
     assert run(groups).active[0].tolist() == [True, False, False, True]
 
 
-def test_repair_puts_the_target_in_the_last_of_the_farthest_places(shared: Path) -> None:
-    worked = json.loads((shared / "reference" / "worked.json").read_text())
+def test_repair_puts_the_target_in_the_last_of_the_farthest_places(worked: dict[str, Any]) -> None:
     groups = groups_of([[6, 1, 7, 9]], [[5]])  # nearness .1, 0, .1, 0
     made = run(groups)
     assert made.repaired.tolist() == [True]
@@ -70,8 +118,7 @@ def test_a_group_that_can_not_be_paired_is_left_out() -> None:
     assert not run(unanswerable).active.any()
 
 
-def test_the_share_of_repaired_groups_falls_as_groups_become_trainable(shared: Path) -> None:
-    worked = json.loads((shared / "reference" / "worked.json").read_text())
+def test_the_share_of_repaired_groups_falls_as_groups_become_trainable(worked: dict[str, Any]) -> None:
     options = RepairOptions(repair="linear", repair_decay=0.0)
     shares = [repair_share(options, {}, trainable)[0] for trainable in (0.1, 0.25, 0.5, 0.8)]
     assert shares == pytest.approx([0.8, 0.5, 0.0, 0.0])

@@ -1,0 +1,19 @@
+"""Mean engagement of the items that hit, 0 without a hit (SAGE's second objective; METHODS A-6)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from recrl.components import Part
+from recrl.groups import RolloutGroups
+from recrl.rewards.base import RewardContext, RewardOptions
+from recrl.rewards.matches import distinct, mean_over
+
+
+def engagement(groups: RolloutGroups, options: RewardOptions, context: RewardContext) -> Tensor:  # noqa: ARG001
+    """[B, G] float32: how much the training users took the items stands for clicks and watch time."""
+    worth = context.engagement[groups.items.clamp(min=0)]
+    return mean_over(groups.item_hits & distinct(groups), worth)
+
+
+ENGAGEMENT = Part(RewardOptions, engagement, source="SAGE, arXiv:2601.21452")

@@ -1,0 +1,20 @@
+"""Mean credit of a response's items: 1 for all codes of a target, a tenth for every level less (OpenOneRec's
+``partial_hit`` over 100; METHODS D-2 and E-1).
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from recrl.components import Part
+from recrl.groups import RolloutGroups
+from recrl.rewards.base import RewardContext, RewardOptions
+from recrl.rewards.matches import distinct, mean_over, nearness
+
+
+def partial_hit(groups: RolloutGroups, options: RewardOptions, context: RewardContext) -> Tensor:  # noqa: ARG001
+    """[B, G] float32: by SID codes, the best of several targets for every item."""
+    return mean_over(distinct(groups), nearness(groups))
+
+
+PARTIAL_HIT = Part(RewardOptions, partial_hit, source="Kuaishou-OneRec/OpenOneRec")
