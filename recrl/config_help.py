@@ -73,24 +73,25 @@ def section_keys(model: type[BaseModel] = RunConfig, prefix: str = "") -> list[K
 
 def part_help(family: str) -> list[PartHelp]:
     """Every kind of a family of ``FAMILIES``; loads the parts' modules."""
-    table = _table(family)
-    return [_part(table, kind, family) for kind in table]
+    kinds = table(family)
+    return [_part(kinds, kind, family) for kind in kinds]
 
 
 def json_schema() -> dict[str, Any]:
     """JSON schema of ``RunConfig``, and of the options of every kind of every family."""
-    tables = {family: _table(family) for family in FAMILIES}
+    tables = {family: table(family) for family in FAMILIES}
     parts = {
-        family: {kind: load_part(table, kind, where=family).options.model_json_schema() for kind in table}
-        for family, table in tables.items()
+        family: {kind: load_part(kinds, kind, where=family).options.model_json_schema() for kind in kinds}
+        for family, kinds in tables.items()
     }
     return {"config": RunConfig.model_json_schema(), "parts": parts}
 
 
-def _table(family: str) -> Table:
+def table(family: str) -> Table:
+    """The kinds of a family of ``FAMILIES``."""
     module, attribute = FAMILIES[family].split(":")
-    table: Table = getattr(importlib.import_module(module), attribute)
-    return table
+    found: Table = getattr(importlib.import_module(module), attribute)
+    return found
 
 
 def _part(table: Table, kind: str, family: str) -> PartHelp:

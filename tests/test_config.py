@@ -12,6 +12,7 @@ from recrl.config import RunConfig, check, load
 from recrl.config_help import FAMILIES, example, json_schema, part_help, section_keys
 from recrl.errors import ConfigError
 from recrl.layers import merge
+from recrl.rollout import ROLLOUTS
 from recrl.sids.encoders import resolve_encoder
 from recrl.sids.quantizers import resolve_quantizer
 from recrl.training.method import Method
@@ -164,7 +165,7 @@ def test_options_within_options_are_listed():
 
 def test_the_json_schema_has_docs_and_every_kind():
     schema = json_schema()
-    assert set(schema["parts"]["rl.rollout"]) == {"beam", "sample"}
+    assert set(schema["parts"]["rl.rollout"]) == set(ROLLOUTS)
     assert schema["parts"]["rl.rollout"]["beam"]["properties"]["group_size"]["description"] == "Responses a prompt."
     sft = schema["config"]["$defs"]["SftSection"]["properties"]
     assert sft["epochs"]["minimum"] == 1
