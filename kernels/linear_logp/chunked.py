@@ -28,6 +28,8 @@ LEGAL_CHUNK = 2**20  # and of legal_logp
 TILE = 2**17  # for every thread: two tiles in float32 are half of a second-level cache of 2 MiB
 BLOCK = 2048  # rows of one matmul
 TURNED = 1024  # above this many rows x.t() @ y takes twice the time of x @ y in bfloat16
+MATRIX_UNIT = bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: True)())
+"""Whether the CPU multiplies bfloat16 matrices by a unit of their own (AMX); see ``_wide``."""
 
 
 def linear_logp(
@@ -191,7 +193,7 @@ class _LinearLogp(torch.autograd.Function):
                 rows, width = _size(block), _size(span)
                 room = store.room(block, span) if store else None
                 logits = _matrix(buffer, rows, width) if room is None else room
-                torch.mm(hidden[block], weight[span].t(), out=logits)
+                _mm(hidden[block], weight[span].t(), out=logits)
                 inside, spot = _spots(states, target, block, span)
                 picked = logits.view(-1).gather(0, spot.clamp(max=rows * width - 1)).to(work)
                 chosen = torch.where(inside, picked, chosen)
@@ -230,7 +232,7 @@ class _LinearLogp(torch.autograd.Function):
                 chunk = _matrix(buffer, rows, width)
                 logits = store.kept.pop((block.start, span.start), None)
                 if logits is None:
-                    logits = torch.mm(hidden[block], weight[span].t(), out=chunk)
+                    logits = _mm(hidden[block], weight[span].t(), out=chunk)
                 over.shares(logits, normaliser[block], factor[block], chunk)
                 buffer.scatter_(0, _spots(states, target, block, span)[1], at_target)
                 if for_hidden is not None:
@@ -281,8 +283,25 @@ def _merged(peak: Tensor, total: Tensor, moment: Tensor) -> tuple[Tensor, Tensor
     return highest + whole.log(), (whole.log() - mean).float()
 
 
+def _wide(matrix: Tensor) -> Tensor:
+    """A factor of a product, in the dtype that its product is computed in.
+
+    That is float32 for bfloat16 on a CPU without a matrix unit for it: AVX-512's bfloat16 products took twice the time
+    of float32's. Chunks are small, so the copies are too; the result is rounded to the dtype of the factors as before.
+    """
+    slow = matrix.dtype == torch.bfloat16 and matrix.device.type == "cpu" and not MATRIX_UNIT
+    return matrix.float() if slow else matrix
+
+
+def _mm(left: Tensor, right: Tensor, *, out: Tensor) -> Tensor:
+    """A matrix product into ``out``."""
+    left, right = _wide(left), _wide(right)
+    return torch.mm(left, right, out=out) if left.dtype == out.dtype else out.copy_(torch.mm(left, right))
+
+
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
     """Add a matrix product to a sum of at least float32."""
+    left, right = _wide(left), _wide(right)
     if total.dtype == left.dtype:
         total.addmm_(left, right)
     else:
@@ -310,7 +329,7 @@ class _WeightGradient:
         """The share of a block of tokens; the blocks come in order, and only the last one's call writes the result."""
         out, block, last = self.result[span], self.blocks[number], number == len(self.blocks) - 1
         if self.turned:
-            product = torch.mm(block, chunk, out=_matrix(self.product, len(block), chunk.shape[1]))
+            product = _mm(block, chunk, out=_matrix(self.product, len(block), chunk.shape[1]))
             if len(self.sum):
                 whole = _matrix(self.sum, *product.shape)
                 torch.add(whole, product, out=whole) if number else whole.copy_(product)
@@ -322,7 +341,7 @@ class _WeightGradient:
             if last:
                 out.copy_(whole)
         else:
-            torch.mm(chunk.t(), block, out=out)
+            _mm(chunk.t(), block, out=out)
 
 
 class _LegalLogp(torch.autograd.Function):
@@ -338,7 +357,7 @@ class _LegalLogp(torch.autograd.Function):
         probability = hidden.new_empty(legal.shape if differentiable else 0, dtype=work)
         buffer = hidden.new_empty(min(rows, len(hidden)) * len(weight))
         for block in _cut(len(hidden), rows):
-            logits = torch.mm(hidden[block], weight.t(), out=_matrix(buffer, _size(block), len(weight)))
+            logits = _mm(hidden[block], weight.t(), out=_matrix(buffer, _size(block), len(weight)))
             chosen = logits.gather(1, target[block].unsqueeze(1)).squeeze(1)
             # A finite number in place of -inf, which times a probability of 0 would be NaN.
             offered = logits.gather(1, legal[block]).to(work).masked_fill_(~exists[block], torch.finfo(work).min)
@@ -371,7 +390,7 @@ class _LegalLogp(torch.autograd.Function):
             share.scatter_add_(1, target[block].unsqueeze(1), upstream[block])
             chunk = _matrix(narrow, *share.shape).copy_(share)
             if for_hidden is not None:
-                torch.mm(chunk, weight, out=for_hidden[block])
+                _mm(chunk, weight, out=for_hidden[block])
             if for_weight is not None:
                 _add_product(for_weight, chunk.t(), hidden[block])
         return for_hidden, _cast(for_weight, weight.dtype), None, None, None, None
