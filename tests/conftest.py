@@ -6,8 +6,12 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton: its kernels then run without a device
+
+settings.register_profile("suite", deadline=None)  # a busy machine is no failure
+settings.load_profile("suite")
 
 SHARED = Path(__file__).resolve().parents[1] / ".." / "shared"
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from groups_of import OPS, groups_of
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recrl.groups import PackedGroups, RolloutGroups, Signal, pack_active, slate_entropy
-from recrl.rollout.base import join_groups
+from recrl.groups import PackedGroups, PromptBatch, RolloutGroups, Signal, Targets, pack_active, slate_entropy
+from recrl.rollout.base import join_groups, join_prompts
 
 
 def signal_of(groups: RolloutGroups, active: list[list[bool]]) -> Signal:
@@ -28,14 +32,19 @@ def small() -> tuple[RolloutGroups, PackedGroups]:
 
 @st.composite
 def packings(draw: st.DrawFn) -> tuple[RolloutGroups, list[list[bool]], PackedGroups]:
-    """Random groups, which of their rows are active (at least one), and the packed rows."""
+    """Random groups of slates, which of their rows are active (at least one), and the packed rows."""
     batch, group = draw(st.integers(1, 6)), draw(st.integers(1, 5))
     lengths = draw(st.lists(st.integers(1, 9), min_size=batch, max_size=batch))
     flags = draw(st.lists(st.booleans(), min_size=batch * group, max_size=batch * group).filter(any))
     active = [flags[row * group : (row + 1) * group] for row in range(batch)]
-    items = torch.arange(batch * group).view(batch, group).tolist()
-    groups = groups_of(items, prompt_lengths=lengths)
-    return groups, active, pack_active(signal_of(groups, active), OPS)
+    size = draw(st.integers(1, 3))
+    items = torch.arange(batch * group * size).view(batch, group, size)
+    items[..., draw(st.integers(1, size)) :] = -1
+    targets, history = torch.arange(batch * 2).view(batch, 2), torch.arange(batch * 3).view(batch, 3)
+    groups = groups_of(items.tolist(), targets=targets.tolist(), history=history.tolist(), prompt_lengths=lengths)
+    groups = replace(groups, prompts=replace(groups.prompts, start=torch.arange(batch) + 7))
+    entropy = torch.rand(batch, group)
+    return groups, active, pack_active(signal_of(groups, active), OPS, entropy)
 
 
 def row_keys(packed: PackedGroups) -> list[Any]:
@@ -43,9 +52,14 @@ def row_keys(packed: PackedGroups) -> list[Any]:
     return [
         (
             tuple(packed.prompts.ids[prompt, : packed.prompts.length[prompt]].tolist()),
+            int(packed.prompts.start[prompt]),
+            *(
+                tuple(table[prompt].flatten().tolist())
+                for table in (packed.prompts.targets.items, packed.prompts.targets.codes, packed.prompts.history)
+            ),
             *(tuple(table[row].tolist()) for table in (packed.tokens, packed.mask, packed.nodes)),
-            float(packed.advantage[row]),
-            None if packed.logp_old is None else tuple(packed.logp_old[row].tolist()),
+            *(float(table[row]) for table in (packed.advantage, packed.slate_size, packed.slate_entropy)),
+            *(None if table is None else tuple(table[row].tolist()) for table in (packed.logp_old, packed.logp_ref)),
         )
         for row, prompt in enumerate(packed.prompt_of.tolist())
     ]
@@ -86,6 +100,7 @@ def test_nothing_active_packs_to_nothing() -> None:
     assert packed.micro_batches(100) == []
 
 
+@settings(deadline=None)
 @given(packings())
 def test_every_active_row_is_packed_once_with_its_own_prompt(
     drawn: tuple[RolloutGroups, list[list[bool]], PackedGroups],
@@ -104,11 +119,13 @@ def test_every_active_row_is_packed_once_with_its_own_prompt(
     assert packed.width == max(sum(row) for row in active)
 
 
+@settings(deadline=None)
 @given(packings(), st.integers(1, 120))
 def test_micro_batches_hold_every_row_exactly_once_in_order(
     drawn: tuple[RolloutGroups, list[list[bool]], PackedGroups], budget: int
 ) -> None:
-    packed = drawn[2].with_logps(torch.rand(drawn[2].tokens.shape), None)
+    shape = drawn[2].tokens.shape
+    packed = drawn[2].with_logps(torch.rand(shape), torch.rand(shape))
     parts = packed.micro_batches(budget)
     assert [key for part in parts for key in row_keys(part)] == row_keys(packed)
     assert sum(part.effective_tokens for part in parts) == packed.effective_tokens
@@ -116,11 +133,12 @@ def test_micro_batches_hold_every_row_exactly_once_in_order(
         assert part.effective_tokens <= budget or len(part.prompts) == 1
 
 
+@settings(deadline=None)
 @given(packings(), st.data())
 def test_select_keeps_the_rows_of_the_named_prompts(
     drawn: tuple[RolloutGroups, list[list[bool]], PackedGroups], data: st.DataObject
 ) -> None:
-    packed = drawn[2].with_logps(torch.rand(drawn[2].tokens.shape), None)
+    packed = drawn[2].with_logps(None, torch.rand(drawn[2].tokens.shape))
     every = list(range(len(packed.prompts)))
     chosen = sorted(data.draw(st.sets(st.sampled_from(every), min_size=1)))
     left = [number for number in every if number not in chosen]
@@ -140,20 +158,90 @@ def test_hits_are_existing_responses_that_name_a_target() -> None:
     assert groups.hits.tolist() == [[False, True, False], [True, False, False], [False, False, False]]
 
 
-def test_groups_of_different_sizes_join_and_come_apart_again() -> None:
+def prompts_of(lengths: list[int], targets: list[list[int]], history: list[list[int]], first: int) -> PromptBatch:
+    """Prompts whose tokens count up from ``first``; item ``i`` has the codes ``(i, i + 1)``."""
+    length = torch.tensor(lengths)
+    ids = first + torch.arange(len(lengths) * max(lengths)).view(len(lengths), -1)
+    ids = torch.where(torch.arange(max(lengths)) < length[:, None], ids, 0)
+    asked = torch.tensor(targets)
+    codes = torch.where((asked >= 0).unsqueeze(-1), torch.stack([asked, asked + 1], -1), -1)
+    start = torch.arange(len(lengths)) + first
+    return PromptBatch(ids, length, Targets(asked, codes), torch.tensor(history), start)
+
+
+def test_ragged_prompts_join_and_come_apart_as_they_were() -> None:
+    parts = [
+        prompts_of([2, 3], [[1], [2]], [[5, 6, 7], [8, -1, -1]], 10),
+        prompts_of([5], [[3, 4, -1]], [[9]], 20),
+        prompts_of([1, 4], [[-1, -1], [6, 7]], [[1, 2], [3, -1]], 30),
+    ]
+    both = join_prompts(parts)
+    assert both.ids.shape == (5, 5)
+    assert both.length.tolist() == [2, 3, 5, 1, 4]
+    assert both.start.tolist() == [10, 11, 20, 30, 31]
+    assert both.targets.items.tolist() == [[1, -1, -1], [2, -1, -1], [3, 4, -1], [-1, -1, -1], [6, 7, -1]]
+    assert both.targets.codes[2].tolist() == [[3, 4], [4, 5], [-1, -1]]
+    assert both.history.tolist() == [[5, 6, 7], [8, -1, -1], [9, -1, -1], [1, 2, -1], [3, -1, -1]]
+    rows = 0
+    for part in parts:
+        again = both.select(torch.arange(rows, rows + len(part)))
+        assert torch.equal(again.ids, part.ids)
+        wide = part.targets.items.shape[1]
+        assert torch.equal(again.targets.items[:, :wide], part.targets.items)
+        assert torch.equal(again.targets.codes[:, :wide], part.targets.codes)
+        assert (again.targets.codes[:, wide:] == -1).all()
+        rows += len(part)
+
+
+def ragged_parts() -> Sequence[RolloutGroups]:
+    """Groups of two, three and one responses; the second's have one token more, and differ in targets and history."""
     first = groups_of([[1, 2], [3, 4]], [[1], [9]], prompt_lengths=[2, 4])
-    second = groups_of([[5, 6, -1]], [[5]], prompt_lengths=[7])
-    both = join_groups([first, second])
-    assert both.prompts.ids.shape == (3, 7)
-    assert both.prompts.length.tolist() == [2, 4, 7]
-    assert both.items[..., 0].tolist() == [[1, 2, -1], [3, 4, -1], [5, 6, -1]]
-    assert both.exists.tolist() == [[True, True, False], [True, True, False], [True, True, False]]
-    assert both.hard.tolist() == [False, True, False]
-    assert both.hits.tolist() == [[True, False, False], [False] * 3, [True, False, False]]
-    apart = both.select(torch.tensor([2, 0]))
-    assert apart.prompts.targets.items.tolist() == [[5], [1]]
-    assert apart.prompts.ids[1, :2].tolist() == first.prompts.ids[0, :2].tolist()
-    assert apart.tokens[0].tolist() == second.tokens[0].tolist()
+    second = groups_of([[5, 6, -1]], [[7, 5]], prompt_lengths=[7], history=[[1, 2, 3]])
+    longer = [torch.cat([table, table[..., -1:]], -1) for table in (second.tokens, second.mask, second.nodes)]
+    logp = -torch.rand(1, 3, 4)
+    second = replace(second, tokens=longer[0], mask=longer[1], nodes=longer[2], logp=logp)
+    third = groups_of([[8], [9]], [[8], [7]], prompt_lengths=[1, 3])
+    return first, second, third
+
+
+def test_groups_of_different_sizes_join() -> None:
+    parts = ragged_parts()
+    both = join_groups(list(parts))
+    assert both.prompts.ids.shape == (5, 7)
+    assert both.prompts.length.tolist() == [2, 4, 7, 1, 3]
+    assert both.items[..., 0].tolist() == [[1, 2, -1], [3, 4, -1], [5, 6, -1], [8, -1, -1], [9, -1, -1]]
+    assert both.exists.sum(1).tolist() == [2, 2, 2, 1, 1]
+    assert both.hard.tolist() == [False, True, False, False, True]
+    assert both.hits.any(1).tolist() == [True, False, True, True, False]
+    assert not both.mask[~both.exists].any()
+    assert not both.mask[:2, :, 3].any()
+    assert (both.codes[both.items < 0] == -1).all()
+    assert torch.equal(both.logp[2], parts[1].logp[0])
+    assert (both.logp[[0, 1, 3, 4]] == 0).all()
+
+
+def test_joined_groups_come_apart_as_they_were() -> None:
+    parts = ragged_parts()
+    both = join_groups(list(parts))
+    for number, (part, rows) in enumerate(zip(parts, ([0, 1], [2], [3, 4]), strict=True)):
+        again = both.select(torch.tensor(rows))
+        for name in ("tokens", "mask", "nodes", "logp", "items", "codes", "exists"):
+            table, whole = getattr(part, name), getattr(again, name)
+            cut = whole[tuple(slice(0, size) for size in table.shape)]
+            assert torch.equal(cut, table), (number, name)
+        assert torch.equal(again.hard, part.hard)
+        assert torch.equal(again.prompts.ids, part.prompts.ids)
+        assert torch.equal(again.hits[:, : part.hits.shape[1]], part.hits)
+
+
+def test_groups_are_taken_in_the_order_that_is_asked_for_even_twice() -> None:
+    taken = join_groups(list(ragged_parts())).select(torch.tensor([2, 0, 2]))
+    assert taken.items[..., 0].tolist() == [[5, 6, -1], [1, 2, -1], [5, 6, -1]]
+    assert taken.prompts.targets.items.tolist() == [[7, 5], [1, -1], [7, 5]]
+    assert taken.prompts.history[0].tolist() == [1, 2, 3]
+    assert taken.hard.tolist() == [False, False, False]
+    one = ragged_parts()[0]
+    assert join_groups([one]) is one
 
 
 def test_responses_are_taken_in_the_order_that_is_asked_for() -> None:
@@ -173,11 +261,30 @@ def test_the_entropy_of_a_slate_is_over_its_valid_items() -> None:
     assert entropy[3].isnan()
 
 
-def test_packed_rows_know_how_many_items_they_name() -> None:
-    groups = groups_of([[1, 2, -1]], exists=[[True] * 3])
-    entropy = torch.tensor([[0.5, 1.0, float("nan")]])
-    packed = pack_active(signal_of(groups, [[False, True, True]]), OPS, entropy)
-    assert packed.slate_size.tolist() == [1, 0]
-    assert packed.slate_entropy[0] == 1.0
-    assert packed.select(torch.tensor([0])).slate_size.tolist() == [1, 0]
-    assert pack_active(signal_of(groups, [[True] * 3]), OPS).slate_entropy.isnan().all()
+def test_the_worked_entropies(shared: Path) -> None:
+    worked = json.loads((shared / "reference" / "worked.json").read_text())["A3_H"]
+    category = torch.tensor([0, 1, 2, 0])  # items 0 and 3 are A, 1 is B, 2 is C
+    slates = torch.tensor([[0, 3, 0, 3, 3, 1], [0, 3, 1, 1, 2, 2], [0, 1, 2, -1, -1, -1]])
+    entropy = slate_entropy(slates, category).tolist()
+    assert entropy == pytest.approx([worked["AAAAAB"], worked["AABBCC"], math.log(3)], abs=1e-6)
+    other = torch.arange(6)
+    assert float(slate_entropy(other, other)) == pytest.approx(worked["max_L6"], abs=1e-6)
+
+
+def test_packed_rows_know_how_many_items_they_name_and_how_spread_they_are() -> None:
+    groups = groups_of(
+        [[[1, 2], [3, -1], [-1, -1]], [[4, 5], [6, 7], [8, 9]], [[1, 1], [2, -1], [3, 4]]],
+        exists=[[True] * 3] * 3,
+    )
+    entropy = torch.tensor([[0.5, 0.0, float("nan")], [0.1, 0.2, 0.3], [0.6, 0.7, 0.8]])
+    active = [[False, True, True], [False] * 3, [True, False, True]]
+    packed = pack_active(signal_of(groups, active), OPS, entropy)
+    assert packed.slate_size.tolist() == [1, 0, 2, 2]
+    torch.testing.assert_close(
+        packed.slate_entropy, torch.tensor([0.0, float("nan"), 0.6, 0.8]), equal_nan=True, rtol=0, atol=0
+    )
+    last = packed.select(torch.tensor([1]))
+    assert last.slate_size.tolist() == [2, 2]
+    assert last.slate_entropy.tolist() == pytest.approx([0.6, 0.8])
+    assert last.prompt_of.tolist() == [0, 0]
+    assert pack_active(signal_of(groups, active), OPS).slate_entropy.isnan().all()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from recrl.backends.policy import Policy
@@ -22,6 +22,20 @@ class RolloutOptions(Options):
     """Responses a prompt."""
     slate_size: int = Field(1, ge=1)
     """Items that a response names, one behind the other."""
+
+
+class SingleItemOptions(RolloutOptions):
+    """Of rollouts that make no slates."""
+
+    slate_size: int = Field(1, ge=1)
+    """Items that a response names: one, this kind makes no slates."""
+
+    @field_validator("slate_size")
+    @classmethod
+    def _is_one(cls, size: int) -> int:
+        if size > 1:
+            raise ValueError("responses of this kind name one item; beam, sample and dynamic make slates")
+        return size
 
 
 @dataclass(frozen=True)

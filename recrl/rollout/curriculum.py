@@ -18,14 +18,12 @@ from torch import Tensor
 
 from recrl.components import Part
 from recrl.groups import PromptBatch, RolloutGroups
-from recrl.rollout.base import RolloutContext, RolloutOptions, join_groups
+from recrl.rollout.base import RolloutContext, SingleItemOptions, join_groups
 from recrl.rollout.beam import rollout as beam_rollout
 from recrl.sids.trie import ROOT, Trie
 
 
-class CurriculumOptions(RolloutOptions):
-    slate_size: Literal[1] = 1
-    """A response names one item."""
+class CurriculumOptions(SingleItemOptions):
     guide_cap: Literal["levels_minus_1", "none"] = "levels_minus_1"
     """How much of an answer may be given: all levels but one, or, as printed, the whole answer at first, which leaves
     one legal response and no contrast."""
@@ -36,8 +34,9 @@ def rollout(prompts: PromptBatch, options: CurriculumOptions, context: RolloutCo
     first = beam_rollout(prompts, options, context)
     levels = context.codes.shape[1]
     given = guide_length(context.step, context.steps, levels, options.guide_cap)
-    askable = (context.trie.root[prompts.start] == ROOT) & (prompts.targets.items[:, 0] >= 0)
-    rows = (first.hard & askable).nonzero().squeeze(1)
+    # Titles begin at another root, and behind tokens that are given already the target's first ones are out of place.
+    can_give = (prompts.start == ROOT) & (prompts.targets.items[:, 0] >= 0)
+    rows = (first.hard & can_give).nonzero().squeeze(1)
     if given == 0 or not len(rows):
         return first
     again = beam_rollout(guided(prompts.select(rows), context.trie, given), options, context)

@@ -2,7 +2,8 @@
 
 One and a half times ``group_size`` samples are drawn; of every distinct response one copy stays, those that name a
 target first, then the most frequent, then the first drawn. Where fewer are distinct, second copies fill the group,
-again by frequency, then third ones.
+then third ones, each time by frequency alone: AkaliKong/MiniOneRec, which keeps all copies of the target, leaves less
+room for other items.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ def spread(tokens: Tensor, hits: Tensor) -> Tensor:
     number = torch.arange(tokens.shape[1], device=tokens.device)
     # By copy, then hits, then count, then the draw: the least important key first, since a sort keeps equals in order.
     order = number.expand_as(count)
-    for key in (-count, (~hits).to(count.dtype), copy):
+    first_hit = hits & (copy == 0)
+    for key in (-count, (~first_hit).to(count.dtype), copy):
         order = order.gather(1, key.gather(1, order).argsort(dim=1, stable=True))
     return order
 

@@ -31,7 +31,9 @@ def sample(policy: Policy, trie: Trie, prompts: PromptBatch, options: SampleOpti
     state, hidden = policy.prefill(prompts)
     walk = Walk.begin(prompts.start)
     parent = torch.zeros(len(prompts), width, dtype=torch.long, device=policy.device)
-    tokens, nodes, logps, items = [], [], [], []
+    tokens, nodes, logps = [], [], []
+    # A prompt that gives the whole answer starts at its leaf: that item is named already.
+    items = [trie.item[walk.node].expand(-1, width)]
     for step in range(trie.depth * slate_size):
         edge, exists = trie.edges(walk.node, trie.widest(step, slate_size))
         logp = policy.candidate_logp(hidden, trie.token[edge], exists)

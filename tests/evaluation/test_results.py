@@ -43,6 +43,8 @@ def test_a_result_is_the_same_after_writing_and_reading(tmp_path):
         "split": "test",
         "num_examples": 4,
         "beam_width": 20,
+        "slate_size": None,
+        "slate_beams": None,
         "seconds": 1.5,
         "metrics": {"hr@10": {"value": 0.25, "low": None, "high": None}},
     }

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
 from worlds import tiny_codes, tiny_policy, tiny_prompts
 
+from recrl.backends.torch_backend import TransformersPolicy
 from recrl.groups import RolloutGroups, Targets
 from recrl.rollout.base import RolloutContext
 from recrl.rollout.catalogue import CatalogueOptions, draw, rollout
@@ -51,9 +53,37 @@ def test_a_prompt_without_a_target_has_no_responses_and_a_small_catalogue_fewer(
     assert set(groups.items[1, :, 0][groups.exists[1]].tolist()) == {2, 3, 4, 5}
 
 
-def test_every_item_is_as_likely_as_another() -> None:
+@pytest.mark.parametrize("items", [8, 40], ids=["drawn in full", "drawn with spares"])
+def test_every_item_is_as_likely_as_another(items: int) -> None:
     known = torch.tensor([[7, -1]]).expand(20_000, -1)
-    counts = draw(known, 20, 3, seed=0).flatten().bincount(minlength=20)
-    assert counts[7] == 0
+    eligible = torch.ones(2, items, dtype=torch.bool)
+    eligible[1, 2] = False
+    root = torch.ones(20_000, 1, dtype=torch.long)
+    counts = draw(known, eligible, root, 3, seed=0).flatten().bincount(minlength=items)
+    assert counts[7] == counts[2] == 0
     share = counts[counts > 0] / 60_000
-    assert ((share - 1 / 19).abs() < 0.005).all()  # five standard errors
+    assert ((share - 1 / (items - 2)).abs() < 0.007).all()  # five standard errors
+
+
+def test_an_item_that_is_called_like_another_is_no_second_one(titled: Callable[..., TransformersPolicy]) -> None:
+    """Items 3 and 4 are called alike, and 8 and 9: as titles neither of a pair stands against the other."""
+    policy = titled(items=10)
+    prompts = tiny_prompts(policy, [4] * 4, items=10)
+    target = torch.tensor([[3], [0], [4], [4]])
+    history = torch.tensor([[-1], [9], [8], [8]])
+    prompts = replace(
+        prompts, start=torch.tensor([1, 1, 1, 0]), targets=Targets(target, tiny_codes(10)[target]), history=history
+    )
+    groups = rollout(
+        prompts, CatalogueOptions(group_size=12), RolloutContext(policy, policy.trie, tiny_codes(10), seed=0)
+    )
+    pairs = zip(groups.items[..., 0], groups.exists, strict=True)
+    assert [set(items[exists].tolist()) for items, exists in pairs] == [
+        {0, 1, 2, 3, 5, 6, 7, 8},
+        {0, 1, 2, 3, 5, 6, 7},
+        {0, 1, 2, 4, 5, 6, 7},
+        {0, 1, 2, 3, 4, 5, 6, 7, 9},
+    ]
+    for row in range(4):
+        texts = {tuple(tokens.tolist()) for tokens in groups.tokens[row][groups.exists[row]]}
+        assert len(texts) == groups.exists[row].sum()

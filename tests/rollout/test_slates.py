@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
 from worlds import tiny_index, tiny_policy, tiny_prompts
 
 from recrl.backends.torch_backend import TransformersPolicy
-from recrl.data.ragged import Ragged
 from recrl.groups import PackedGroups, Signal, pack_active
 from recrl.rollout.beam import beam_search
 from recrl.rollout.responses import Responses, item_groups
 from recrl.rollout.sample import SampleOptions, sample
 from recrl.sids.tokens import sid_token_ids
-from recrl.sids.trie import build_trie
 
 
 def packed(policy: TransformersPolicy, prompts: object, found: Responses, items: int) -> PackedGroups:
@@ -25,18 +25,34 @@ def packed(policy: TransformersPolicy, prompts: object, found: Responses, items:
     return pack_active(Signal(groups, groups.exists.float(), groups.exists, groups.exists.any(1)), policy.ops)
 
 
+def plain_score(policy: TransformersPolicy, head: Tensor, response: Tensor) -> float:
+    """Raw log-probability of a response behind a prompt, by one plain forward."""
+    logits = policy.model(torch.cat([head, response])[None]).logits[0, len(head) - 1 : -1]
+    return float(logits.log_softmax(-1).gather(1, response[:, None]).sum())
+
+
 @torch.no_grad()
-def test_a_wide_beam_finds_every_slate_with_its_own_log_probability() -> None:
-    policy = tiny_policy(items=5)
-    prompts = tiny_prompts(policy, [4, 6], items=5)
-    found = beam_search(policy, policy.trie, prompts, 25, slate_size=2)
+@pytest.mark.parametrize("root", [0, 1], ids=["SIDs", "titles"])
+def test_a_wide_beam_finds_every_slate_in_the_order_of_its_probability(
+    titled: Callable[..., TransformersPolicy], root: int
+) -> None:
+    policy = titled(items=5)
+    named = policy.trie.item[policy.trie.leaf[root]].unique().tolist()
+    slates = list(itertools.product(named, repeat=2))
+    prompts = replace(tiny_prompts(policy, [4, 6], items=5), start=torch.tensor([root, root]))
+    found = beam_search(policy, policy.trie, prompts, len(slates), slate_size=2)
+    paths = [row[row >= 0] for row in policy.trie.paths(torch.arange(5), root)[0]]
+    policy.model.set_attn_implementation("eager")
     assert found.exists.all()
     for row in range(2):
-        assert set(map(tuple, found.items[row].tolist())) == set(itertools.product(range(5), repeat=2))
-    assert (found.score[:, :-1] >= found.score[:, 1:] - 1e-6).all()
-    batch = packed(policy, prompts, found, 5)
-    again, _ = policy.logp(batch)
-    torch.testing.assert_close(again.sum(1).view(2, 25), found.score, atol=1e-4, rtol=1e-4)
+        head = prompts.ids[row, : prompts.length[row]]
+        scores = {pair: plain_score(policy, head, torch.cat([paths[item] for item in pair])) for pair in slates}
+        order = sorted(scores, key=lambda pair: -scores[pair])
+        assert list(map(tuple, found.items[row].tolist())) == order
+        assert found.score[row].tolist() == pytest.approx([scores[pair] for pair in order], abs=1e-3)
+        for place, pair in enumerate(order):
+            tokens = found.tokens[row, place]
+            assert tokens[tokens >= 0].tolist() == torch.cat([paths[item] for item in pair]).tolist()
 
 
 @torch.no_grad()
@@ -58,36 +74,42 @@ def test_sampled_slates_name_as_many_items_with_the_actors_log_probabilities(spa
 
 
 @torch.no_grad()
-def test_responses_that_start_below_a_node_are_those_that_pass_it() -> None:
-    policy = tiny_policy(items=30)
+@pytest.mark.parametrize("given", [1, 2, 3])
+@pytest.mark.parametrize("space", ["raw", "legal"])
+def test_responses_that_start_below_a_node_are_those_that_pass_it(space: str, given: int) -> None:
+    policy = tiny_policy(items=30, space=space)
     prompts = tiny_prompts(policy, [4], items=30)
     whole = beam_search(policy, policy.trie, prompts, 30)
-    first = whole.tokens[0, 0, 0]
-    node = policy.trie.step(torch.zeros(1, dtype=torch.long), first.unsqueeze(0))
-    ids = torch.cat([prompts.ids, first.view(1, 1)], 1)
-    deeper = replace(prompts, ids=ids, length=prompts.length + 1, start=node)
+    # The longest item: behind its first three tokens only suffixes are left.
+    path = whole.tokens[0, (whole.tokens[0] >= 0).sum(-1).argmax()]
+    node = torch.zeros(1, dtype=torch.long)
+    for token in path[:given]:
+        node = policy.trie.step(node, token[None])
+    ids = torch.cat([prompts.ids, path[:given].unsqueeze(0)], 1)
+    deeper = replace(prompts, ids=ids, length=prompts.length + given, start=node)
     rest = beam_search(policy, policy.trie, deeper, 30)
-    below = whole.tokens[0, :, 0] == first
+    below = (whole.tokens[0, :, :given] == path[:given]).all(-1)
     assert rest.items[0, :, 0][rest.exists[0]].tolist() == whole.items[0, below, 0].tolist()
-    expected = whole.logps[0, below, 1:].sum(1)
+    expected = whole.logps[0, below, given:].sum(1)
     torch.testing.assert_close(rest.score[0, rest.exists[0]], expected, atol=1e-4, rtol=1e-4)
+    assert (rest.nodes[0, rest.exists[0], 0] == node).all()
 
 
 @torch.no_grad()
-def test_prompts_of_two_roots_share_a_batch() -> None:
-    policy = tiny_policy(items=6)
-    rows = sid_token_ids(policy.tokenizer, tiny_index(6))
-    titles = Ragged.from_lists([[4 + item, 5, 4] for item in range(5)] + [[4, 5, 4]])
-    trie = build_trie(rows, titles)
-    policy.trie = trie
-    prompts = replace(tiny_prompts(policy, [4, 4], items=6), start=torch.tensor([0, 1]))
-    found = beam_search(policy, trie, prompts, 6)
-    assert set(found.items[0, :, 0].tolist()) == set(range(6))
-    assert set(found.items[1, :, 0][found.exists[1]].tolist()) == set(range(5))  # the last title equals the first
-    drawn = sample(policy, trie, prompts, SampleOptions(group_size=8), 0)
-    for place in range(8):
-        tokens, item = drawn.tokens[1, place], int(drawn.items[1, place, 0])
-        assert tokens[tokens >= 0].tolist() == titles[item].tolist()
+@pytest.mark.parametrize("space", ["raw", "legal"])
+def test_prompts_of_two_roots_share_a_batch(titled: Callable[..., TransformersPolicy], space: str) -> None:
+    policy = titled(items=12, space=space)
+    trie = policy.trie
+    prompts = replace(tiny_prompts(policy, [4, 4, 6], items=12), start=torch.tensor([0, 1, 1]))
+    both = beam_search(policy, trie, prompts, 12)
+    for row, root in enumerate((0, 1, 1)):
+        alone = beam_search(policy, trie, prompts.select(torch.tensor([row])), 12)
+        real = both.exists[row]
+        assert torch.equal(both.items[row, real], alone.items[0, alone.exists[0]])
+        torch.testing.assert_close(both.score[row, real], alone.score[0, alone.exists[0]], atol=1e-4, rtol=1e-4)
+        # Where two items are called alike, the lower one stands for both.
+        assert set(both.items[row, real, 0].tolist()) == set(trie.item[trie.leaf[root]].tolist())
+    assert both.exists.sum(1).tolist() == [12, 10, 10]
 
 
 def test_top_k_draws_among_the_most_likely_alone() -> None:

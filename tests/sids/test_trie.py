@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -35,18 +35,21 @@ def build(rows: list[Row]) -> Trie:
     return build_trie(Ragged.from_lists(rows))
 
 
+@settings(deadline=None)
 @given(prefix_free())
 def test_a_walk_along_a_row_ends_at_its_lowest_equal(rows: list[Row]) -> None:
     trie = build(rows)
     assert walk(trie, rows) == [rows.index(row) for row in rows]
 
 
+@settings(deadline=None)
 @given(prefix_free(), st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=5).map(tuple), min_size=1, max_size=20))
 def test_what_is_no_row_is_refused(rows: list[Row], others: list[Row]) -> None:
     strange = [row for row in others if row not in rows] or [(9,)]
     assert walk(build(rows), strange) == [-1] * len(strange)
 
 
+@settings(deadline=None)
 @given(prefix_free())
 def test_the_tables_hold_each_prefix_once_with_sorted_edges(rows: list[Row]) -> None:
     trie = build(rows)
@@ -64,6 +67,7 @@ def test_the_tables_hold_each_prefix_once_with_sorted_edges(rows: list[Row]) -> 
         assert fanout == max(children)
 
 
+@settings(deadline=None)
 @given(prefix_free())
 def test_leaves_are_where_rows_end_and_equal_rows_share_one(rows: list[Row]) -> None:
     trie = build(rows)
@@ -75,6 +79,7 @@ def test_leaves_are_where_rows_end_and_equal_rows_share_one(rows: list[Row]) -> 
     assert int((trie.item >= 0).sum()) == len(set(rows))
 
 
+@settings(deadline=None)
 @given(prefix_free(), st.data())
 def test_a_prefix_of_another_row_is_refused(rows: list[Row], data: st.DataObject) -> None:
     row = data.draw(st.sampled_from(rows))
@@ -111,6 +116,7 @@ def test_a_step_follows_an_edge_or_leads_nowhere() -> None:
     assert step(int(step(ROOT, 5)), 5) == -1  # nothing follows a leaf
 
 
+@settings(deadline=None)
 @given(prefix_free())
 def test_the_path_to_a_row_spells_it_and_walks_down_its_nodes(rows: list[Row]) -> None:
     trie = build(rows)
@@ -168,6 +174,7 @@ def two_kinds(draw: st.DrawFn) -> tuple[list[Row], list[Row]]:
     return [first[i % len(first)] for i in range(size)], [second[-1 - i % len(second)] for i in range(size)]
 
 
+@settings(deadline=None)
 @given(two_kinds())
 def test_the_lowest_of_equal_rows_is_named_below_every_root(kinds: tuple[list[Row], list[Row]]) -> None:
     trie = build_trie(*map(Ragged.from_lists, kinds))
@@ -181,6 +188,7 @@ def test_the_lowest_of_equal_rows_is_named_below_every_root(kinds: tuple[list[Ro
     assert int((trie.item >= 0).sum()) == sum(len(set(rows)) for rows in kinds)
 
 
+@settings(deadline=None)
 @given(two_kinds())
 def test_nodes_know_their_root_level_and_parent(kinds: tuple[list[Row], list[Row]]) -> None:
     trie = build_trie(*map(Ragged.from_lists, kinds))
@@ -196,6 +204,7 @@ def test_nodes_know_their_root_level_and_parent(kinds: tuple[list[Row], list[Row
     assert torch.equal(trie.level[children], trie.level[above] + 1)
 
 
+@settings(deadline=None)
 @given(two_kinds())
 def test_paths_below_each_root_spell_its_rows(kinds: tuple[list[Row], list[Row]]) -> None:
     trie = build_trie(*map(Ragged.from_lists, kinds))
@@ -212,6 +221,7 @@ def test_paths_below_each_root_spell_its_rows(kinds: tuple[list[Row], list[Row]]
             assert (nodes[root, item, length:] == -1).all()
 
 
+@settings(deadline=None)
 @given(two_kinds(), st.integers(1, 3))
 def test_no_node_that_a_step_may_meet_has_more_edges_than_the_widest(
     kinds: tuple[list[Row], list[Row]], slate_size: int
