@@ -121,12 +121,12 @@ def test_log_probabilities_are_the_actors(make: Make, kind: str, slate_size: int
     torch.testing.assert_close(logp[batch.mask], groups.logp[groups.exists][batch.mask], atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("kind", UNDRAWN)
+@pytest.mark.parametrize("kind", sorted(UNDRAWN))
 def test_what_no_policy_drew_has_no_log_probability(make: Make, kind: str) -> None:
     assert (make(kind, 1)[0].logp == 0).all()
 
 
-@pytest.mark.parametrize("kind", OF_ONE_ITEM)
+@pytest.mark.parametrize("kind", sorted(OF_ONE_ITEM))
 def test_slates_are_refused_with_the_reason(kind: str) -> None:
     choice: dict[str, Any] = {"kind": kind, "slate_size": 2}
     with pytest.raises(ConfigError) as caught:
