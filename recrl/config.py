@@ -186,6 +186,10 @@ class TeacherSection(Section):
 class SftSection(Section):
     tasks: dict[str, float] = Field(default_factory=lambda: {"next": 1.0})
     """Task -> weight: how many times an epoch shows each of its examples (METHODS C-2)."""
+    label_fill: Literal["", "tag"] = ""
+    """What a slate is filled up with where fewer items are left: nothing, or items of the last one's category."""
+    feedback: Path | None = None
+    """A folder of responses that RL kept (``rl.feedback_share``): every epoch shows them once more."""
     epochs: int = Field(10, ge=1)
     """Passes over the training rows."""
     batch_size: int = Field(128, ge=1)
@@ -244,6 +248,8 @@ class RlSection(Section):
     ``prompts_per_step`` groups are left (DAPO's dynamic sampling, METHODS B-6); 1 keeps every group."""
     epochs: int = Field(1, ge=1)
     """Passes over a rollout."""
+    feedback_share: float = Field(0.0, ge=0, le=1)
+    """Share of a step's responses, the best by advantage and above 0, kept in ``rl/feedback`` for ``sft.feedback``."""
     mini_batches: int = Field(1, ge=1)
     """Optimiser steps of one pass over a rollout."""
     rollout: Choice = Choice(kind="beam")
@@ -391,6 +397,7 @@ def check(values: dict[str, Any], source: str) -> RunConfig:
         if first["type"] == "value_error":  # one of our own rules, which may be about a whole section
             reason = str(first["ctx"]["error"])
             found = f"[{key}]" if isinstance(first["input"], dict) and "." not in key else found
+            found, fix = (found, fix) if key else ("two sections that do not go together", "change one of them")
         raise ConfigError(f"{source}: {found}{more}", why=reason, fix=fix) from None
 
 

@@ -2,7 +2,7 @@
 
 The kernels are those of ``triton_kernels.py``. Here the queries of a key head lie together: then a tile's lines follow
 one another and are copied as a block, where the lines of ``triton_gpu.py`` would be read one by one, those past the
-last one too. A program owns every n-th tile, as a grid ends at 65,535 programs and cores take turns at cost.
+last one too. A program owns every n-th tile, as a grid ends at 65,535 programs.
 """
 
 from __future__ import annotations

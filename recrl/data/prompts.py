@@ -7,8 +7,10 @@ path without text, vectorised over the whole data set.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,16 +26,18 @@ from recrl.sids.tokens import sid_token_ids
 MARK_LIKE = re.compile(r"<(\||[a-z]_\d+>)")
 ITEM_MARK = re.compile(r"<\|item:(\d+)\|>")
 LINE = "\n"
+MARKS = 4
+"""Entries of a tokenizer that knows no words: begin, end, padding, unknown."""
 DESCRIPTION_WORDS = 12
 """Of an item's description in RecLLM's prompt."""
-
-
 LABELS = ("否", "是")
 """Answers of label prediction, by label (OpenOneRec's words for no and yes)."""
 TITLE_RESPONSES = frozenset({"sid_to_title", "sids_to_title"})
 """Tasks that a title answers whatever names items elsewhere; it is closed by the end token."""
 ITEM_TASKS = frozenset({"sid_to_title", "title_to_sid", "description_to_sid"})
 """Tasks about one item; the others are about a history."""
+CONTINUED = frozenset({"next", "slate"})
+"""Tasks whose response continues a plain history."""
 
 
 def plain(text: str) -> str:
@@ -71,49 +75,76 @@ class PromptWriter:
         by_title: bool = False,
         slate_size: int = 1,
     ) -> PromptWriter:
+        """Check that the tokenizer can write what the action space asks for.
+
+        Raises:
+            UserError: it lacks the SIDs, or the words of titles.
+        """
         ids = sid_token_ids(tokenizer, index)
-        return cls(tokenizer, index, catalog, TEMPLATES[template], history_limit, ids, by_title, slate_size)
+        writer = cls(tokenizer, index, catalog, TEMPLATES[template], history_limit, ids, by_title, slate_size)
+        if by_title and not writer.knows_words:
+            raise UserError(
+                "prompts.action_space = 'title'",
+                why="the model's tokenizer knows SIDs alone",
+                fix="set model.text_vocab_size (4000, say), or start from a model that reads text",
+            )
+        return writer
+
+    @property
+    def knows_words(self) -> bool:
+        """The tokenizer has more than the marks and SIDs that every one has."""
+        return int(self.tokenizer.vocab_size) > MARKS
 
     @property
     def is_plain(self) -> bool:
-        """Whether a history's tokens are its SIDs and nothing else."""
-        return self.template.texts["next"] == "{history}" and not self.by_title
+        """Whether a history's tokens are what names its items and nothing else."""
+        return self.template.texts["next"] == "{history}"
 
     @property
     def bos(self) -> list[int]:
         return [] if self.tokenizer.bos_token_id is None else [int(self.tokenizer.bos_token_id)]
 
-    def responses(self) -> Ragged:
-        """[items] what names an item: SID tokens, and the end token where the template wants one; or the title.
+    @cached_property
+    def names(self) -> Ragged:
+        """[items] what names an item: its SID, or its title.
 
         A title is closed by a line break, which stands in no title, so that no title is the beginning of another.
         """
-        if self.by_title:
-            named = [self.title(item) for item in range(len(self.catalog))]
-            close = self.bare([LINE])[0]
-            return concatenate(self.bare(named), _repeated(close.tolist(), len(named)))
-        if not self.template.end:
+        if not self.by_title:
             return self.sid_ids
-        return append(self.sid_ids, int(self.tokenizer.eos_token_id))
+        titles = self.bare([self.title(item) for item in range(len(self.catalog))])
+        return concatenate(titles, _repeated(self.bare([LINE])[0].tolist(), len(titles)))
+
+    def responses(self) -> Ragged:
+        """[items] what a response to an item is: its name, and behind a SID the end token if the template wants one."""
+        if self.by_title or not self.template.end:
+            return self.names
+        return append(self.names, int(self.tokenizer.eos_token_id))
 
     def histories(self, items: Ragged) -> Ragged:
-        """Token ids of ``[bos]`` and the SIDs of every row's items, without a limit."""
-        rows = self.sid_ids.select(items.values.astype(np.int64))
+        """Token ids of ``[bos]`` and the names of every row's items, without a limit."""
+        rows = self.names.select(items.values.astype(np.int64))
         offsets = rows.offsets[items.offsets]
         return prepend(Ragged(rows.values, offsets), self.bos)
 
     def prompts(self, examples: Examples) -> Ragged:
         """Token ids of every example's prompt, its history cut to the limit."""
         history = examples.history.tail(self.history_limit)
-        if self.is_plain and not any(examples.prompts) and set(examples.tasks) <= {"next", "slate"}:
-            return self.histories(history)
-        texts = [
-            text or self.text(task, items, target)
-            for text, task, items, target in zip(
-                examples.prompts, examples.tasks, history, examples.targets, strict=True
-            )
+        goes_on = [
+            self.is_plain and task in CONTINUED and not text
+            for task, text in zip(examples.tasks, examples.prompts, strict=True)
         ]
-        return self.encode(texts)
+        named, written = np.flatnonzero(goes_on), np.flatnonzero(np.logical_not(goes_on))
+        texts = [
+            self._given(examples.prompts[row]) or self.text(examples.tasks[row], history[row], examples.targets[row])
+            for row in map(int, written)
+        ]
+        both = Ragged.join([self.histories(history.select(named)), self.encode(texts)])
+        return both.select(np.argsort(np.concatenate([named, written])))
+
+    def _given(self, text: str) -> str:
+        """A prompt that came with the data; in the title space titles name its items."""
+        return ITEM_MARK.sub(lambda mark: self.title(int(mark[1])), text) if self.by_title else text
 
     def text(self, task: str, history: NDArray[np.int32], target: NDArray[np.int32]) -> str:
         """The prompt of one example, items as marks."""
@@ -135,8 +166,9 @@ class PromptWriter:
         return pattern.format(**{name: write() for name, write in writers.items() if f"{{{name}}}" in pattern})
 
     def title(self, item: int) -> str:
-        """An item's title on one line, its id where it has none."""
-        return " ".join(plain(self.catalog.titles[item] or self.catalog.item_ids[item]).split())
+        """An item's title on one line, its id where it has none; composed, as tokenizers may compose it themselves."""
+        words = plain(self.catalog.titles[item]).split() or [plain(self.catalog.item_ids[item])]
+        return unicodedata.normalize("NFC", " ".join(words))
 
     def topics(self, history: NDArray[np.int32]) -> str:
         """RecLLM's history (METHODS A-7): a sentence a category, in the order in which the user came to them.
@@ -162,7 +194,7 @@ class PromptWriter:
         """
         if not texts:
             return Ragged.from_lists([])
-        if self.tokenizer.vocab_size <= 4:
+        if not self.knows_words:
             raise UserError(
                 "the prompts hold text",
                 why="the model's tokenizer knows SIDs alone",

@@ -12,6 +12,7 @@ from recrl.data.dataset import Examples
 from recrl.data.prompts import ITEM_TASKS, TITLE_RESPONSES
 from recrl.data.ragged import Ragged
 from recrl.errors import UserError
+from recrl.evaluation.lists import named_alike
 from recrl.evaluation.protocols import PromptTable, padded_targets
 from recrl.groups import PromptBatch
 from recrl.seeding import generator
@@ -72,17 +73,19 @@ class PromptSource:
         return self._table_of(Examples.join(tables))
 
     def _table_of(self, examples: Examples) -> PromptTable:
-        by_title = np.isin(examples.tasks, list(BY_TITLE)) | self._world.writer.by_title
-        targets = padded_targets(self._titled_alike(examples.targets, by_title), self._world.codes.cpu())
+        named = named_alike(examples, self._world.trie).targets
+        targets = self._titled_alike(named, np.isin(examples.tasks, list(BY_TITLE)))
         history = examples.history.tail(self._config.data.history_limit)
         root = np.isin(examples.tasks, list(TITLE_RESPONSES)).astype(np.int64)
-        return PromptTable(self._world.writer.prompts(examples), targets, history, root)
+        codes = self._world.codes.cpu()
+        return PromptTable(self._world.writer.prompts(examples), padded_targets(targets, codes), history, root)
 
     def _titled_alike(self, targets: Ragged, by_title: NDArray[np.bool_]) -> Ragged:
         """Targets, in chosen rows with all items that bear the same titles."""
         if not by_title.any():
             return targets
-        _, title = np.unique(self._world.dataset.catalog.titles, return_inverse=True)
+        writer = self._world.writer
+        _, title = np.unique([writer.title(item) for item in range(len(writer.catalog))], return_inverse=True)
         alike = np.split(np.argsort(title, kind="stable"), np.cumsum(np.bincount(title))[:-1])
         return Ragged.from_lists(
             [

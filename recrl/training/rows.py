@@ -6,7 +6,7 @@ is. Nothing is computed twice: no prompt is copied per target.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -19,9 +19,11 @@ from recrl.data.dataset import Dataset, Examples, Sequences
 from recrl.data.prompts import ITEM_TASKS, LABELS, TITLE_RESPONSES, PromptWriter, append, concatenate, prepend
 from recrl.data.ragged import Ragged
 from recrl.errors import UserError
+from recrl.evaluation.diversity import category_codes
 from recrl.groups import token_cuts
 from recrl.seeding import generator
 from recrl.sids.trie import Trie
+from recrl.training import feedback
 from recrl.training.augment import augment
 
 POOL_BATCHES = 32
@@ -73,6 +75,7 @@ class RowMaker:
     responses: Ragged  # [items] token ids of an item's response
     options: SftSection
     seed: int
+    fed_back: Examples  # of an earlier RL
 
     @classmethod
     def make(cls, dataset: Dataset, writer: PromptWriter, trie: Trie, options: SftSection, seed: int) -> RowMaker:
@@ -88,16 +91,21 @@ class RowMaker:
                 why="its source came without a train split",
                 fix="prepare it again with the train files beside valid and test",
             )
-        return cls(dataset, writer, nodes_of(trie, responses), responses, options, seed)
+        fed_back = Examples.empty()
+        if options.feedback is not None:
+            fed_back = feedback.load(options.feedback, dataset, writer.slate_size)
+        return cls(dataset, writer, nodes_of(trie, responses), responses, options, seed, fed_back)
 
     def epoch(self, number: int) -> Rows:
-        """All rows of an epoch, every task as often as its weight says."""
+        """All rows of an epoch, every task as often as its weight says, and what RL gave back."""
         parts = [
             rows
             for task, weight in sorted(self.options.tasks.items())
             for copy in range(int(np.ceil(weight)))
             if (rows := self._task(task, min(1.0, weight - copy), number, copy)) is not None
         ]
+        if len(self.fed_back):
+            parts.append(self._responses(self.fed_back, generator(self.seed, "rows", "feedback", number)))
         if not parts:
             raise UserError(
                 "sft.tasks gives no rows", why="every weight is 0 or the data lacks them", fix="raise a weight"
@@ -127,7 +135,10 @@ class RowMaker:
         if task in ITEM_TASKS:
             return self._examples(item_examples(len(self.dataset.catalog), task), share, rng)
         count = self.writer.slate_size if task == "slate" else 1
-        return self._examples(next_examples(self.dataset.train, task, rng, count), share, rng)
+        examples = next_examples(self.dataset.train, task, rng, count)
+        if self.options.label_fill == "tag":
+            examples = filled(examples, category_codes(self.dataset.catalog.categories), count, rng)
+        return self._examples(examples, share, rng)
 
     def _sequences(self, sequences: Sequences, rng: np.random.Generator) -> Rows | None:
         rows = windows(augment(sequences, self.options.augment, rng), self.writer.history_limit)
@@ -137,7 +148,7 @@ class RowMaker:
         nodes = self.item_nodes.select(rows.items.values.astype(np.int64))
         nodes = Ragged(nodes.values, nodes.offsets[rows.items.offsets])
         nodes = prepend(nodes, [-1] * len(self.writer.bos))
-        tokens = np.append(0, np.cumsum(self.writer.sid_ids.lengths[rows.items.values]))
+        tokens = np.append(0, np.cumsum(self.responses.lengths[rows.items.values]))
         before = tokens[rows.items.offsets[:-1] + rows.first_target] - tokens[rows.items.offsets[:-1]]
         return Rows(ids, nodes, before + len(self.writer.bos))
 
@@ -234,6 +245,20 @@ def next_examples(sequences: Sequences, task: str, rng: np.random.Generator | No
     return Examples(
         examples.users, examples.history, examples.targets, [task] * len(usable), examples.prompts, examples.labels
     )
+
+
+def filled(examples: Examples, category: NDArray[np.int32], count: int, rng: np.random.Generator) -> Examples:
+    """Shorter labels go on with items of their last one's category, drawn from those that the user has not taken."""
+    alike = {kind: np.flatnonzero(category == kind) for kind in set(category.tolist()) - {-1}}
+    labels = []
+    for history, targets in zip(examples.history, examples.targets, strict=True):
+        free = np.zeros(0, np.int64)
+        if len(targets) < count:
+            same = alike.get(int(category[targets[-1]]), free)
+            free = np.setdiff1d(same, np.concatenate([history, targets]))
+        drawn = rng.permutation(free)[: count - len(targets)]
+        labels.append([*targets.tolist(), *drawn.tolist()])
+    return replace(examples, targets=Ragged.from_lists(labels))
 
 
 def item_examples(items: int, task: str) -> Examples:

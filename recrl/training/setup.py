@@ -90,7 +90,11 @@ def _unbound_model(
         )
     catalog = dataset.catalog
     texts = itertools.chain(
-        catalog.titles, catalog.descriptions, *(template.texts.values() for template in TEMPLATES.values())
+        catalog.titles,
+        catalog.descriptions,
+        catalog.brands,
+        catalog.categories,
+        *(template.texts.values() for template in TEMPLATES.values()),
     )
     tokenizer = preset_tokenizer(texts, config.model.text_vocab_size)
     add_sid_tokens(tokenizer, index)

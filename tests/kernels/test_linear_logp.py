@@ -156,8 +156,8 @@ def shared(tokens: int, vocabulary: int, width: int, states: int, dtype: torch.d
 
 
 def expanded(hidden: Tensor, weight: Tensor, target: Tensor, source: Tensor) -> tuple[Tensor, Tensor]:
-    """A copy of the state for every target."""
-    return reference.linear_logp(hidden[source], weight, target)
+    """A copy of the state for every target, in float32: bfloat16 would round the sum over copies with every addition."""
+    return reference.linear_logp(hidden.float()[source], weight.float(), target)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)

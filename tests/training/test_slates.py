@@ -27,7 +27,7 @@ from recrl.training.rl import Rl, train_rl
 from recrl.training.rows import RowMaker, filled, next_examples
 from recrl.training.run_folder import StageFolder
 from recrl.training.setup import load_data, make_world, new_model
-from recrl.training.sft import train_sft
+from recrl.training.sft import Sft, train_sft
 
 SLATE = {"slate_size": 3}
 TITLES = {"action_space": "title", "template": "instruct", **SLATE}
@@ -222,3 +222,22 @@ def test_a_plain_row_of_titles_scores_every_item_behind_the_first(world: Path, t
         assert made.writer.tokenizer.decode(ids[1:first]) == names[0]
         assert made.writer.tokenizer.decode(ids[first:]) == "".join(names[1:])
         assert (epoch.nodes[place][1:] >= 0).all()
+
+
+@pytest.mark.parametrize("template", ["plain", "instruct"])
+def test_the_teacher_and_augmentation_work_on_titles_as_on_sids(world: Path, tmp_path: Path, template: str) -> None:
+    prompts = {"action_space": "title", "template": template, **SLATE}
+    sft = {
+        "tasks": {"next": 1.0, "slate": 1.0},
+        "augment": {"drop": 0.2, "shuffle": 0.5},
+        "teacher": {"weight": 0.5, "prompts": 4, "responses": 3},
+    }
+    run = Sft(slate_config(world, tmp_path, prompts, sft=sft), StageFolder(tmp_path / "sft"))
+    batch = run.rows.epoch(1)
+    values = run.train_step(batch.select(np.arange(0, len(batch), 20)), 0.001, taught=True)
+    assert values["sft/teacher_loss"] > 0
+    assert values["sft/loss"] > 0
+    taught = run.teacher.batch(0) if run.teacher is not None else None
+    assert taught is not None
+    spelled = run.world.trie.walk(taught.tokens, taught.mask.sum(1))
+    assert (spelled >= 0).all()
