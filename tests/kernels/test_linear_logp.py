@@ -156,7 +156,7 @@ def shared(tokens: int, vocabulary: int, width: int, states: int, dtype: torch.d
 
 
 def expanded(hidden: Tensor, weight: Tensor, target: Tensor, source: Tensor) -> tuple[Tensor, Tensor]:
-    """A copy of the state for every target, in float32: bfloat16 would round the sum over copies with every addition."""
+    """A copy of the state for every target, in float32: bfloat16 would round the sum over copies at every step."""
     return reference.linear_logp(hidden.float()[source], weight.float(), target)
 
 
