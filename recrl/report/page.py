@@ -217,6 +217,8 @@ def _about(result: EvaluationResult) -> str:
     parts = [f"{result.num_examples:,} examples"]
     if result.beam_width is not None:
         parts.append(f"beam {result.beam_width}")
+    if result.slate_beams is not None:
+        parts.append(f"{result.slate_beams} slates of {result.slate_size}")
     if result.seconds > 0:
         parts.append(duration(result.seconds))
     return ", ".join(parts)

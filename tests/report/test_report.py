@@ -13,7 +13,7 @@ from recrl.commands.report import report as report_command
 from recrl.errors import DataError, UserError
 from recrl.evaluation.results import EvaluationResult, Metric, save_result
 from recrl.report.collect import Series, collect, flat, read_metrics
-from recrl.report.page import PANELS, build_report, duration, verdict
+from recrl.report.page import PANELS, _about, build_report, duration, verdict
 from recrl.report.plots import Line, line_plot, smoothed
 
 NAUGHTY = '<script>alert("x")</script>'
@@ -254,3 +254,12 @@ def test_durations_read_well(seconds, words):
 
 def test_a_nested_environment_becomes_dotted_rows():
     assert flat({"a": {"b": 1, "c": {"d": None}}, "e": "x"}) == [("a.b", "1"), ("a.c.d", "null"), ("e", "x")]
+
+
+def test_a_row_says_how_its_lists_were_made() -> None:
+    plain = EvaluationResult(
+        name="a", kind="model", split="test", num_examples=4, seconds=1.0, metrics={}, beam_width=50
+    )
+    slates = plain.model_copy(update={"beam_width": None, "slate_size": 6, "slate_beams": 4})
+    assert "beam 50" in _about(plain)
+    assert "4 slates of 6" in _about(slates)
