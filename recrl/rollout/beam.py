@@ -7,6 +7,7 @@ while others go on. A step is one forward over all beams; the prompt's keys are 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -114,10 +115,24 @@ def _stable_top(total: Tensor, width: int) -> tuple[Tensor, Tensor]:
     return score.gather(1, order), place.gather(1, order)
 
 
-def rollout(prompts: PromptBatch, options: RolloutOptions, context: RolloutContext) -> RolloutGroups:
+class BeamOptions(RolloutOptions):
+    pad: Literal["none", "repeat_first"] = "none"
+    """What stands in a group's places where fewer responses are legal than it has: nothing, or the best one again, as
+    OpenOneRec has it, which narrows the group's standard deviation."""
+
+
+def rollout(prompts: PromptBatch, options: BeamOptions, context: RolloutContext) -> RolloutGroups:
     """Beams as a group; beams are not samples of the policy, GRPO takes them as if they were (METHODS C-4)."""
     responses = beam_search(context.policy, context.trie, prompts, options.group_size, options.slate_size)
-    return item_groups(prompts, responses, context.codes)
+    groups = item_groups(prompts, responses, context.codes)
+    return _repeated(groups, options.group_size) if options.pad == "repeat_first" else groups
 
 
-BEAM = Part(RolloutOptions, rollout, source="SINGER, METHODS C-4")
+def _repeated(groups: RolloutGroups, size: int) -> RolloutGroups:
+    """Groups of ``size``, the first response in every place that holds none."""
+    count = groups.exists.sum(1, keepdim=True)  # a beam's responses stand first
+    place = torch.arange(size, device=count.device)
+    return groups.responses(torch.where(place < count, place, 0))
+
+
+BEAM = Part(BeamOptions, rollout, source="SINGER, METHODS C-4")

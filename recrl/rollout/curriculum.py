@@ -19,11 +19,12 @@ from torch import Tensor
 from recrl.components import Part
 from recrl.groups import PromptBatch, RolloutGroups
 from recrl.rollout.base import RolloutContext, SingleItemOptions, join_groups
+from recrl.rollout.beam import BeamOptions
 from recrl.rollout.beam import rollout as beam_rollout
 from recrl.sids.trie import ROOT, Trie
 
 
-class CurriculumOptions(SingleItemOptions):
+class CurriculumOptions(SingleItemOptions, BeamOptions):
     guide_cap: Literal["levels_minus_1", "none"] = "levels_minus_1"
     """How much of an answer may be given: all levels but one, or, as printed, the whole answer at first, which leaves
     one legal response and no contrast."""

@@ -8,6 +8,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -23,6 +25,8 @@ class RecastOptions(RepairOptions):
     """Advantage of the positive."""
     negative_weight: float = Field(1.0, ge=0)
     """Advantage of the negative, as a share of ``weight`` and with its sign turned."""
+    normalize_by: Literal["active", "group"] = "active"
+    """What the mean over a prompt's rows divides by: the rows that are left, or all responses of the group."""
     require_valid_negative: bool = True
     """Leave out groups whose misses all name no item."""
 
@@ -40,8 +44,11 @@ def recast(
     paired = (positive >= 0) & (negative >= 0)
     advantage, active = torch.zeros_like(made.reward), torch.zeros_like(made.usable)
     row = paired.nonzero().squeeze(1)
-    advantage[row, positive[row]] = options.weight
-    advantage[row, negative[row]] = -options.weight * options.negative_weight
+    weight = torch.full_like(made.reward[:, 0], options.weight)
+    if options.normalize_by == "group":  # the loss divides by the two rows that are left
+        weight = weight * 2 / groups.exists.sum(1).clamp(min=1)
+    advantage[row, positive[row]] = weight[row]
+    advantage[row, negative[row]] = -weight[row] * options.negative_weight
     active[row, positive[row]] = True
     active[row, negative[row]] = True
     return Signal(made.groups, advantage, active, made.repaired & paired, made.state)

@@ -12,13 +12,13 @@ from worlds import tiny_codes, tiny_policy, tiny_prompts
 
 from recrl.backends.torch_backend import TransformersPolicy
 from recrl.groups import PackedGroups, Signal, pack_active
-from recrl.rollout.base import RolloutContext, RolloutOptions
-from recrl.rollout.beam import rollout
+from recrl.rollout.base import RolloutContext
+from recrl.rollout.beam import BeamOptions, rollout
 
 
 def packed(policy: TransformersPolicy, active: Tensor | None = None) -> PackedGroups:
     prompts = tiny_prompts(policy, [5, 9, 2, 7])
-    groups = rollout(prompts, RolloutOptions(group_size=6), RolloutContext(policy, policy.trie, tiny_codes(), 0))
+    groups = rollout(prompts, BeamOptions(group_size=6), RolloutContext(policy, policy.trie, tiny_codes(), 0))
     active = groups.exists if active is None else active
     advantage = torch.linspace(-1, 1, active.numel()).view(active.shape)
     return pack_active(Signal(groups, advantage, active, torch.zeros(4, dtype=torch.bool)), policy.ops)
@@ -98,7 +98,7 @@ def test_rollout_log_probabilities_are_those_of_the_actor() -> None:
     for space in ("raw", "legal"):
         policy = tiny_policy(space=space)
         prompts = tiny_prompts(policy, [3, 8])
-        groups = rollout(prompts, RolloutOptions(group_size=5), RolloutContext(policy, policy.trie, tiny_codes(), 0))
+        groups = rollout(prompts, BeamOptions(group_size=5), RolloutContext(policy, policy.trie, tiny_codes(), 0))
         signal = Signal(groups, torch.zeros(2, 5), groups.exists, torch.zeros(2, dtype=torch.bool))
         batch = pack_active(signal, policy.ops)
         logp, _ = policy.logp(batch)

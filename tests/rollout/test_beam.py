@@ -9,8 +9,8 @@ from worlds import tiny_codes, tiny_index, tiny_policy, tiny_prompts
 
 from recrl.backends.torch_backend import TransformersPolicy
 from recrl.groups import PromptBatch
-from recrl.rollout.base import RolloutContext, RolloutOptions
-from recrl.rollout.beam import beam_search, rollout
+from recrl.rollout.base import RolloutContext
+from recrl.rollout.beam import BeamOptions, beam_search, rollout
 from recrl.sids.tokens import sid_token_ids
 
 
@@ -54,7 +54,7 @@ def test_every_beam_is_legal_distinct_and_sorted(width: int) -> None:
 def test_a_beam_wider_than_the_catalogue_says_what_does_not_exist() -> None:
     policy = tiny_policy(items=5)
     context = RolloutContext(policy, policy.trie, tiny_codes(5), seed=0)
-    groups = rollout(tiny_prompts(policy, [4], items=5), RolloutOptions(group_size=8), context)
+    groups = rollout(tiny_prompts(policy, [4], items=5), BeamOptions(group_size=8), context)
     assert groups.exists.sum() == 5
     assert set(groups.items[0, :, 0][groups.exists[0]].tolist()) == set(range(5))
     assert (groups.items[0][~groups.exists[0]] == -1).all()
@@ -68,3 +68,14 @@ def test_padding_of_other_prompts_changes_nothing() -> None:
     alone = beam_search(policy, policy.trie, prompts.select(torch.tensor([0])), 8)
     assert torch.equal(both.items[:1], alone.items)
     torch.testing.assert_close(both.score[:1], alone.score, atol=1e-5, rtol=1e-5)
+
+
+def test_missing_responses_may_be_repetitions_of_the_first() -> None:
+    policy = tiny_policy(items=5)
+    context = RolloutContext(policy, policy.trie, tiny_codes(5), seed=0)
+    groups = rollout(tiny_prompts(policy, [4], items=5), BeamOptions(group_size=8, pad="repeat_first"), context)
+    assert groups.exists.all()
+    items = groups.items[0, :, 0].tolist()
+    assert sorted(items[:5]) == list(range(5))
+    assert items[5:] == [items[0]] * 3
+    assert torch.equal(groups.logp[0, 5:], groups.logp[0, :1].expand(3, -1))

@@ -14,8 +14,8 @@ from worlds import tiny_codes, tiny_policy, tiny_prompts
 
 from recrl.backends.torch_backend import TransformersPolicy
 from recrl.groups import PromptBatch, RolloutGroups, Targets
-from recrl.rollout.base import RolloutContext, RolloutOptions
-from recrl.rollout.beam import beam_search
+from recrl.rollout.base import RolloutContext
+from recrl.rollout.beam import BeamOptions, beam_search
 from recrl.rollout.beam import rollout as beam_rollout
 from recrl.rollout.curriculum import CurriculumOptions, guide_length, rollout
 
@@ -67,7 +67,7 @@ def test_the_worked_lengths(shared: Path) -> None:
 def test_prompts_that_beams_miss_go_on_behind_the_given_tokens(asks: Callable[..., list[int]]) -> None:
     policy = tiny_policy(items=ITEMS)
     prompts = tiny_prompts(policy, [4, 6, 3], items=ITEMS)
-    plain = beam_rollout(prompts, RolloutOptions(group_size=4), surroundings(policy))
+    plain = beam_rollout(prompts, BeamOptions(group_size=4), surroundings(policy))
     targets = [missed(plain, 0), int(plain.items[1, 2, 0]), missed(plain, 2)]
     prompts = asked(prompts, targets)
     seen = asks(policy)
@@ -101,7 +101,7 @@ def test_prompts_that_beams_miss_go_on_behind_the_given_tokens(asks: Callable[..
 def test_fewer_legal_responses_than_wanted_stay_fewer() -> None:
     policy = tiny_policy(items=ITEMS)
     prompts = tiny_prompts(policy, [4, 6], items=ITEMS)
-    plain = beam_rollout(prompts, RolloutOptions(group_size=8), surroundings(policy))
+    plain = beam_rollout(prompts, BeamOptions(group_size=8), surroundings(policy))
     prompts = asked(prompts, [missed(plain, 0), missed(plain, 1)])
     groups = rollout(prompts, CurriculumOptions(group_size=8), surroundings(policy))
     codes = tiny_codes(ITEMS)
@@ -115,7 +115,7 @@ def test_fewer_legal_responses_than_wanted_stay_fewer() -> None:
 def test_later_less_is_given_and_at_the_end_nothing(asks: Callable[..., list[int]]) -> None:
     policy = tiny_policy(items=ITEMS)
     prompts = tiny_prompts(policy, [4], items=ITEMS)
-    plain = beam_rollout(prompts, RolloutOptions(group_size=2), surroundings(policy))
+    plain = beam_rollout(prompts, BeamOptions(group_size=2), surroundings(policy))
     prompts = asked(prompts, [missed(plain, 0)])
     seen = asks(policy)
     given = []
@@ -131,7 +131,7 @@ def test_later_less_is_given_and_at_the_end_nothing(asks: Callable[..., list[int
 def test_the_whole_answer_leaves_one_response_or_the_suffixes(space: str) -> None:
     policy = tiny_policy(items=ITEMS, space=space)
     prompts = tiny_prompts(policy, [4, 4], items=ITEMS)
-    plain = beam_rollout(prompts, RolloutOptions(group_size=6), surroundings(policy))
+    plain = beam_rollout(prompts, BeamOptions(group_size=6), surroundings(policy))
     rows = [policy.trie.paths(torch.tensor(item))[0] for item in range(ITEMS)]
     length = [int((row >= 0).sum()) for row in rows]
     unique = next(item for item in range(ITEMS) if length[item] == 3 and item not in plain.items[0])
@@ -154,7 +154,7 @@ def test_prompts_that_ask_for_a_title_or_for_nothing_are_not_helped(
 ) -> None:
     policy = titled(items=ITEMS)
     prompts = replace(tiny_prompts(policy, [4, 5, 3], items=ITEMS), start=torch.tensor([1, 0, 0]))
-    plain = beam_rollout(prompts, RolloutOptions(group_size=4), surroundings(policy))
+    plain = beam_rollout(prompts, BeamOptions(group_size=4), surroundings(policy))
     prompts = asked(prompts, [missed(plain, 0), -1, missed(plain, 2)])
     seen = asks(policy)
     groups = rollout(prompts, CurriculumOptions(group_size=4), surroundings(policy))
@@ -167,7 +167,7 @@ def test_prompts_that_ask_for_a_title_or_for_nothing_are_not_helped(
 def test_a_prompt_that_was_helped_is_not_helped_again(asks: Callable[..., list[int]]) -> None:
     policy = tiny_policy(items=ITEMS)
     prompts = tiny_prompts(policy, [4], items=ITEMS)
-    plain = beam_rollout(prompts, RolloutOptions(group_size=2), surroundings(policy))
+    plain = beam_rollout(prompts, BeamOptions(group_size=2), surroundings(policy))
     # Behind a first token that is not the target's: no response can be right.
     target = missed(plain, 0)
     paths = policy.trie.paths(torch.arange(ITEMS))
@@ -181,7 +181,7 @@ def test_a_prompt_that_was_helped_is_not_helped_again(asks: Callable[..., list[i
 def test_the_first_of_several_targets_is_given() -> None:
     policy = tiny_policy(items=ITEMS)
     prompts = tiny_prompts(policy, [4], items=ITEMS)
-    plain = beam_rollout(prompts, RolloutOptions(group_size=2), surroundings(policy))
+    plain = beam_rollout(prompts, BeamOptions(group_size=2), surroundings(policy))
     first, second = [item for item in range(ITEMS) if item not in plain.items][:2]
     targets = torch.tensor([[second, first, -1]])
     codes = torch.where(targets.unsqueeze(-1) >= 0, tiny_codes(ITEMS)[targets.clamp(min=0)], -1)

@@ -138,3 +138,8 @@ def test_the_threshold_has_a_hysteresis() -> None:
 def test_weights_scale_both_sides() -> None:
     made = run(groups_of([[5, 1]], [[5]]), weight=2.0, negative_weight=0.25)
     assert made.advantage[0].tolist() == [2.0, -0.5]
+
+
+def test_a_group_may_weigh_its_pair_by_all_of_its_responses() -> None:
+    made = run(groups_of([[5, 1, 2, 3]], [[5]]), normalize_by="group", weight=2.0)
+    assert made.advantage[0].tolist() == [1.0, -1.0, 0.0, 0.0]  # 2 x 2 rows / 4 responses

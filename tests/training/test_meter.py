@@ -10,8 +10,8 @@ from worlds import SHAPE, tiny_codes, tiny_model, tiny_policy, tiny_prompts
 
 from recrl.groups import Signal, pack_active
 from recrl.models.presets import preset_model
-from recrl.rollout.base import RolloutContext, RolloutOptions
-from recrl.rollout.beam import rollout
+from recrl.rollout.base import RolloutContext
+from recrl.rollout.beam import BeamOptions, rollout
 from recrl.training.meter import Meter, count_update
 
 CPU = torch.device("cpu")
@@ -65,7 +65,7 @@ def test_the_shared_prefix_update_costs_what_torch_counts() -> None:
     """
     policy = tiny_policy(kernels={"shared_prefix_attention": "padded"})  # torch does not see into native ops
     prompts = tiny_prompts(policy, [40])
-    groups = rollout(prompts, RolloutOptions(group_size=8), RolloutContext(policy, policy.trie, tiny_codes(), 0))
+    groups = rollout(prompts, BeamOptions(group_size=8), RolloutContext(policy, policy.trie, tiny_codes(), 0))
     active = groups.exists & (groups.mask.sum(-1) == groups.mask.sum(-1).max())
     batch = pack_active(Signal(groups, torch.ones(1, 8), active, torch.zeros(1, dtype=torch.bool)), policy.ops)
     meter = Counted(policy.model, CPU, "float32")
