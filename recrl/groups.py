@@ -247,9 +247,13 @@ class PackedGroups:
         place[prompts] = torch.arange(len(prompts), device=prompts.device)
         prompt_of = place[self.prompt_of]
         rows = (prompt_of >= 0).nonzero().squeeze(1)
+        return self._rows(self.prompts.select(prompts), prompt_of[rows], rows)
+
+    def _rows(self, prompts: PromptBatch, prompt_of: Tensor, rows: Tensor | slice) -> PackedGroups:
+        """Some rows, of the prompts given."""
         return PackedGroups(
-            self.prompts.select(prompts),
-            prompt_of[rows],
+            prompts,
+            prompt_of,
             self.slot[rows],
             self.tokens[rows],
             self.mask[rows],
@@ -276,25 +280,14 @@ class PackedGroups:
         here = slice(begin, stop)
         first = sum(sizes.rows.group[:begin])
         rows = slice(first, first + sum(sizes.rows.group[here]))
-        part = PackedGroups(
-            PromptBatch(
-                prompts.ids[here, : max(sizes.rows.prompt[here])],
-                prompts.length[here],
-                Targets(prompts.targets.items[here], prompts.targets.codes[here]),
-                prompts.history[here],
-                prompts.start[here],
-            ),
-            self.prompt_of[rows] - begin,
-            self.slot[rows],
-            self.tokens[rows],
-            self.mask[rows],
-            self.nodes[rows],
-            self.advantage[rows],
-            self.slate_size[rows],
-            self.slate_entropy[rows],
-            None if self.logp_old is None else self.logp_old[rows],
-            None if self.logp_ref is None else self.logp_ref[rows],
+        asked = PromptBatch(
+            prompts.ids[here, : max(sizes.rows.prompt[here])],
+            prompts.length[here],
+            Targets(prompts.targets.items[here], prompts.targets.codes[here]),
+            prompts.history[here],
+            prompts.start[here],
         )
+        part = self._rows(asked, self.prompt_of[rows] - begin, rows)
         known = RowSizes(sizes.rows.prompt[here], sizes.rows.group[here], sizes.rows.row[rows])
         vars(part)["sizes"] = PackedSizes(known, sizes.chosen[rows])  # what the property would ask the device for
         return part
