@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from groups_of import OPS
 from torch import Tensor
@@ -46,19 +48,6 @@ def rows_of(
     )
 
 
-def inputs_of(
-    old: Tensor,
-    advantage: list[float],
-    *,
-    mask: Tensor | None = None,
-    ref: Tensor | None = None,
-    prompt_of: list[int] | None = None,
-    slate_size: list[int] | None = None,
-    slate_entropy: list[float] | None = None,
-    state: State | None = None,
-) -> ObjectiveInputs:
-    """What an objective sees of ``rows_of``."""
-    rows = rows_of(
-        old, advantage, mask=mask, ref=ref, prompt_of=prompt_of, slate_size=slate_size, slate_entropy=slate_entropy
-    )
-    return ObjectiveInputs.of(rows, old, OPS, state or {})
+def inputs_of(old: Tensor, advantage: list[float], *, state: State | None = None, **rows: Any) -> ObjectiveInputs:
+    """What an objective sees of ``rows_of(old, advantage, **rows)``."""
+    return ObjectiveInputs.of(rows_of(old, advantage, **rows), old, OPS, state or {})
