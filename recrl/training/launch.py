@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from recrl.backends.host_memory import keep_freed_memory
 from recrl.config import RunConfig
 from recrl.errors import RecrlError
 from recrl.training import checkpoint
@@ -42,6 +43,8 @@ class Stage(Protocol):
 
 def launch(stage: Stage, report: Report, *, overwrite: bool, resume: bool) -> dict[str, Any]:
     """Run a stage from its start, or from the newest whole checkpoint; returns what ``status.json`` says."""
+    if stage.world.device.type == "cpu":
+        keep_freed_memory()
     folder = stage.folder
     if not (resume and folder.started):
         folder.start(stage.config, str(stage.world.device), overwrite=overwrite)
