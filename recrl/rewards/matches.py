@@ -26,6 +26,21 @@ def nearness(groups: RolloutGroups) -> Tensor:
     return torch.where(common > 0, 10.0 ** (common - levels).float(), 0.0)
 
 
+def cosine(groups: RolloutGroups, vectors: Tensor) -> Tensor:
+    """[B, G, I] float32 in [0, 1]: cosine of an item's vector with that of the target nearest to it, 0 where the two
+    point apart and where the response names no item.
+
+    Args:
+        vectors: [items, D] of length 1, or 0 where nothing is known of an item.
+    """
+    asked, named = groups.prompts.targets.items, groups.items
+    own = vectors[named.clamp(min=0)].flatten(1, 2)  # [B, G * I, D]
+    wanted = vectors[asked.clamp(min=0)] * (asked >= 0).unsqueeze(-1)  # [B, S, D]
+    near = (own @ wanted.transpose(1, 2)).amax(-1).view(named.shape).clamp(0, 1)
+    near = torch.where(groups.item_hits, 1.0, near)  # nothing may be known of the very target
+    return torch.where(groups.exists.unsqueeze(-1) & (named >= 0), near, 0.0)
+
+
 def distinct(groups: RolloutGroups) -> Tensor:
     """[B, G, I] bool: an item stands here, and not before in the same slate; the slate as a set."""
     items = groups.items

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -22,12 +22,14 @@ class SignalContext:
         trie: the legal responses, to build one from an item.
         seed: of this step's random numbers.
         state: what the signal returned at the step before; empty at the first.
+        vectors: gives [items, D] float32 unit vectors of the items' text, made at the first call.
     """
 
     ops: Ops
     trie: Trie
     seed: int = 0
     state: Mapping[str, float] = field(default_factory=dict)
+    vectors: Callable[[], Tensor] | None = None
 
 
 def weighted_total(groups: RolloutGroups, rewards: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:

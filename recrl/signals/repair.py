@@ -13,15 +13,16 @@ from torch import Tensor
 
 from recrl.components import Options
 from recrl.groups import RolloutGroups
-from recrl.rewards.matches import common_levels, distinct, mean_over, nearness
+from recrl.rewards.matches import common_levels, cosine, distinct, mean_over, nearness
 from recrl.sids.trie import Trie
 from recrl.signals.base import SignalContext
 
 
 class RepairOptions(Options):
-    struct_score: Literal["recast", "depth_fraction", "max_pair"] = "recast"
+    struct_score: Literal["recast", "depth_fraction", "max_pair", "embed_cos"] = "recast"
     """How near a miss is to the targets: mean over its items of a tenth for every missing level, of the share of
-    levels in common, or the first of these for its best item alone."""
+    levels in common, the first of these for its best item alone, or the mean cosine of the items' text with that of
+    the target nearest to it."""
     repair: Literal["always", "never", "linear", "threshold"] = "always"
     """Which groups without a hit are repaired: all, none, a share that falls as groups become trainable by themselves,
     or all until that share of groups is reached."""
@@ -63,8 +64,11 @@ def refuses_slates(options: RepairOptions, rollout: Any) -> str:
     return ""
 
 
-def structural_score(groups: RolloutGroups, kind: str = "recast") -> Tensor:
+def structural_score(groups: RolloutGroups, context: SignalContext, kind: str = "recast") -> Tensor:
     """[B, G] float32: how near a response is to the targets (METHODS D-2); it ranks inside a group."""
+    if kind == "embed_cos":
+        assert context.vectors is not None, "a run gives its items' vectors"
+        return mean_over(distinct(groups), cosine(groups, context.vectors()))
     if kind == "depth_fraction":
         return mean_over(distinct(groups), common_levels(groups) / groups.codes.shape[-1])
     near = nearness(groups)
@@ -84,7 +88,7 @@ def with_anchors(
         reward: [B, G].
         usable: [B, G] bool: responses that may count as hit or miss.
     """
-    score = structural_score(groups, options.struct_score)
+    score = structural_score(groups, context, options.struct_score)
     hits, misses = usable & (reward > 0), usable & (reward <= 0)
     trainable = hits.any(1) & misses.any(1)
     natural = float(trainable.sum()) / max(len(trainable), 1)  # of no groups at all none can be trained on
@@ -95,7 +99,7 @@ def with_anchors(
     if bool(which.any()):
         groups = repair(groups, which, score, context.trie)
         anchors = groups.hits & which.unsqueeze(1)
-        reward, score = torch.where(anchors, 1.0, reward), structural_score(groups, options.struct_score)
+        reward, score = torch.where(anchors, 1.0, reward), structural_score(groups, context, options.struct_score)
         usable = usable | anchors
     return Repaired(groups, reward, score, usable, which, state)
 

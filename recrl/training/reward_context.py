@@ -1,4 +1,4 @@
-"""What rewards know of a run's data."""
+"""What rewards and signals know of a run's data."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from recrl.data.frequency import training_counts
 from recrl.data.ragged import Ragged
 from recrl.evaluation.diversity import category_codes
 from recrl.rewards.base import RewardContext
+from recrl.sids.encoders import unit_rows
+from recrl.sids.encoders.tfidf_svd import TFIDF_SVD, TfidfSvdOptions
 from recrl.training.setup import World
 
 
@@ -47,3 +49,17 @@ def reward_context(world: World) -> RewardContext:
         torch.from_numpy(engagement.astype(np.float32)).to(world.device),
         scorer,
     )
+
+
+def text_vectors(world: World, seed: int) -> Callable[[], Tensor]:
+    """Gives [items, D] unit vectors of the items' text, made at the first call.
+
+    That call raises a ``DataError`` where no item has text.
+    """
+
+    @cache
+    def vectors() -> Tensor:
+        encoded = TFIDF_SVD.run(world.dataset.catalog, world.dataset.train, TfidfSvdOptions(), seed)
+        return torch.from_numpy(unit_rows(encoded.embedding)).to(world.device)
+
+    return vectors

@@ -29,7 +29,7 @@ from recrl.training.launch import Position, Report, launch
 from recrl.training.meter import Meter, count_update
 from recrl.training.method import Method
 from recrl.training.optimizer import adamw, clip, cosine_lr, optimizer_tensors, restore_optimizer, set_lr
-from recrl.training.reward_context import reward_context
+from recrl.training.reward_context import reward_context, text_vectors
 from recrl.training.rl_prompts import PromptSource, asks_for_titles
 from recrl.training.run_folder import StageFolder
 from recrl.training.setup import World, load_data, load_world, make_policy, make_world, new_model
@@ -62,6 +62,7 @@ class Rl:
         self.prompts = PromptSource(config, self.world)
         self.next_prompts = Ahead(self.prompts.batch)
         self.reward_context = reward_context(self.world)
+        self.text_vectors = text_vectors(self.world, config.run.seed)
 
     @property
     def single_step(self) -> bool:
@@ -116,7 +117,9 @@ class Rl:
             groups, rewards, kept = self.gather(seed)
             with meter.time("reward"):
                 weights = torch.tensor(self.method.weights, device=rewards.device)
-                context = SignalContext(self.policy.ops, self.world.trie, seed_of(seed, "signal"), self.signal_state)
+                context = SignalContext(
+                    self.policy.ops, self.world.trie, seed_of(seed, "signal"), self.signal_state, self.text_vectors
+                )
                 going_on = (groups, rewards) if kept is None else (groups.select(kept), rewards[kept])
                 signal: Signal = self.method.signal.run(*going_on, weights, self.method.signal_options, context)
                 self.signal_state = dict(signal.state)

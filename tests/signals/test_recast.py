@@ -23,7 +23,7 @@ def run(groups: RolloutGroups, *, state: dict[str, float] | None = None, **optio
 
 def test_nearness_falls_tenfold_with_every_missing_level() -> None:
     groups = groups_of([[5, 6, 1, -1]], [[5, 14]])
-    assert structural_score(groups)[0].tolist() == pytest.approx([1.0, 0.1, 0.0, 0.0])
+    assert structural_score(groups, context())[0].tolist() == pytest.approx([1.0, 0.1, 0.0, 0.0])
 
 
 @pytest.mark.parametrize(
@@ -31,15 +31,28 @@ def test_nearness_falls_tenfold_with_every_missing_level() -> None:
 )
 def test_one_item_a_response_is_as_near_as_the_worked_case(worked: dict[str, Any], kind: str, expected: str) -> None:
     groups = groups_of([[1, 2, 3, -1]], [[0]], codes=THREE_LEVELS, exists=[[True] * 4])
-    assert structural_score(groups, kind)[0].tolist() == pytest.approx(worked[expected])
+    assert structural_score(groups, context(), kind)[0].tolist() == pytest.approx(worked[expected])
 
 
 def test_slates_are_as_near_as_the_worked_case(worked: dict[str, Any]) -> None:
     groups = groups_of([[[0, 5], [0, 0]]], [[0]], codes=THREE_LEVELS)
     multi = worked["D_multi"]
-    assert structural_score(groups, "recast")[0].tolist() == pytest.approx([multi["u"], 1])
-    assert structural_score(groups, "max_pair")[0].tolist() == pytest.approx([multi["max_over_pairs"], 1])
-    assert structural_score(groups, "depth_fraction")[0].tolist() == pytest.approx([2 / 3, 1])
+    assert structural_score(groups, context(), "recast")[0].tolist() == pytest.approx([multi["u"], 1])
+    assert structural_score(groups, context(), "max_pair")[0].tolist() == pytest.approx([multi["max_over_pairs"], 1])
+    assert structural_score(groups, context(), "depth_fraction")[0].tolist() == pytest.approx([2 / 3, 1])
+
+
+def test_text_is_as_near_as_its_cosine() -> None:
+    vectors = torch.zeros(16, 2)
+    vectors[:5] = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0], [-1.0, 0.0], [0.0, 0.0]])
+    seen = replace(context(), vectors=lambda: vectors)
+    single = groups_of([[0, 1, 2, 3, 4, -1], [4, 1, 0, 0, 0, 0]], [[0, -1], [4, 2]])
+    assert structural_score(single, seen, "embed_cos").tolist() == [
+        pytest.approx([1, 0.6, 0, 0, 0, 0]),
+        pytest.approx([1, 0.8, 0, 0, 0, 0]),  # an item is itself, whatever its text
+    ]
+    slates = groups_of([[[1, 2], [1, 1]]], [[0]])
+    assert structural_score(slates, seen, "embed_cos")[0].tolist() == pytest.approx([0.3, 0.6])
 
 
 def test_the_score_decides_which_miss_is_nearest() -> None:

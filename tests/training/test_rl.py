@@ -313,3 +313,11 @@ def test_a_run_without_a_start_or_without_prompts_is_the_users_error(
     with pytest.raises(UserError, match="RL has nothing to ask for"):
         train_rl(config, silent)
     assert not (tmp_path / "tiny").exists()
+
+
+def test_recast_ranks_misses_by_their_text(world: Path, trained: Path, tmp_path: Path) -> None:
+    rl = rl_of(world, trained, tmp_path, signal={"kind": "recast", "struct_score": "embed_cos"})
+    assert rl.step()["signal/active_rows"] > 0
+    vectors = rl.text_vectors()
+    assert vectors.shape[0] == len(rl.world.dataset.catalog)
+    assert torch.allclose(vectors.norm(dim=1), torch.ones(len(vectors)), atol=1e-5)
