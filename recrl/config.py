@@ -124,6 +124,26 @@ class PromptSection(Section):
     """What names an item in histories and responses: its SID, or its title in the model's own words (RecLLM)."""
     slate_size: int = Field(1, ge=1)
     """Items that the task ``slate`` asks for."""
+    pool: int = Field(0, ge=0)
+    """Candidates that a prompt shows and its responses choose from, retrieved for its history; 0: none, and responses
+    may name the whole catalogue. The target is a candidate where the retriever finds it and nowhere else, which bounds
+    every metric by ``pool_recall``. For prompts about a history, with the template ``instruct``."""
+    retriever: Choice = Choice(kind="item_knn")
+    """Finds the candidates: a baseline, fitted on the training sequences. A history of these is scored without its own
+    counts; ``sasrec`` has none to take out, and finds their targets more often than those of other histories."""
+    pool_order: Literal["catalogue", "rank"] = "catalogue"
+    """Order of the candidates: the catalogue's, so that a model has to tell them apart by itself, or best first, which
+    hands it the retriever's ranking."""
+
+    @model_validator(mode="after")
+    def _pool_can_be_shown(self) -> Self:
+        if self.pool == 1:
+            raise ValueError("pool = 1 leaves nothing to choose: 0 shows no candidates, 2 and more do")
+        if self.pool and self.template == "plain":
+            raise ValueError("the template 'plain' has no words to tell candidates from a history: use 'instruct'")
+        if 0 < self.pool < self.slate_size:
+            raise ValueError(f"a slate of {self.slate_size} items can't be chosen from pool = {self.pool} candidates")
+        return self
 
 
 class BackendSection(Section):
@@ -133,10 +153,21 @@ class BackendSection(Section):
     """Arithmetic of the matrix products in SFT and RL updates; the weights stay float32."""
     token_budget: int = Field(32768, ge=64)
     """Tokens of one forward pass: the size of micro-batches and rollout batches."""
+    engine: Literal["torch", "megatron"] = "torch"
+    """What computes the model: transformers on torch, or Megatron-core, which can share a model out over devices."""
+    tensor_parallel: int = Field(1, ge=1)
+    """Devices that hold one copy of the model together (``engine = "megatron"``); the processes that torchrun starts
+    make as many copies as fit."""
     logprob_space: Literal["raw", "legal"] = "raw"
     """What a log-probability is normalised over: the whole vocabulary, or the legal continuations (METHODS, rule 4)."""
     kernels: dict[str, str] = Field(default_factory=dict)
     """Implementation of an op by its name, as in ``{linear_logp = "reference"}``; the others take the fastest."""
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        if self.tensor_parallel > 1 and self.engine == "torch":
+            raise ValueError('tensor_parallel needs engine = "megatron"')
+        return self
 
     @field_validator("kernels")
     @classmethod
@@ -338,6 +369,25 @@ class RunConfig(Section):
             raise ValueError(
                 f"rl.rollout.slate_size is {rolled_out} and prompts.slate_size {self.prompts.slate_size}: the task "
                 "'slate' needs both equal"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _pool_goes_with_the_rest(self) -> Self:
+        pool = self.prompts.pool
+        if 0 < pool < self.eval.beam_width:
+            raise ValueError(f"eval.beam_width = {self.eval.beam_width} beams can't end in prompts.pool = {pool} items")
+        if pool and any(tasks.get("recif", 0) > 0 for tasks in (self.sft.tasks, self.rl.tasks)):
+            raise ValueError("the prompts of the task 'recif' came with the data: prompts.pool can't add candidates")
+        if pool and self.sft.teacher.weight > 0 and self.backend.logprob_space == "legal":
+            raise ValueError(
+                "soft targets of sft.teacher come from the whole catalogue, and backend.logprob_space = 'legal' gives "
+                "what is not in prompts.pool no probability"
+            )
+        if pool and self.sft.feedback is not None:
+            raise ValueError(
+                "rows of sft.feedback do not say which sequence they were cut from, and prompts.pool has to leave that "
+                "one's own counts out"
             )
         return self
 

@@ -24,6 +24,7 @@ FAMILIES = {
     "sft.teacher.scorer": "recrl.baselines:BASELINES",
     "rl.rollout": "recrl.rollout:ROLLOUTS",
     "rl.rewards": "recrl.rewards:REWARDS",
+    "prompts.retriever": "recrl.baselines:BASELINES",
     "rl.signal": "recrl.signals:SIGNALS",
     "rl.objective": "recrl.objectives:OBJECTIVES",
 }

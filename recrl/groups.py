@@ -1,8 +1,8 @@
 """The tensors of one reinforcement-learning step, from prompts to packed active rows.
 
 Letters: B prompts, G responses a prompt (its group), R tokens a response, I items of a slate (1 where a response names
-one item), P tokens a prompt, L SID levels, S targets a prompt, M rewards, N active rows. Everything is padded on the
-right; item indices and codes are padded with -1.
+one item), P tokens a prompt, L SID levels, S targets and C candidates a prompt, M rewards, N active rows. Everything is
+padded on the right; item indices and codes are padded with -1.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from recrl.kernels.ops import Ops
 from recrl.kernels.shared_prefix_attention.rows import RowSizes
+from recrl.sids.trie import Among, Trie
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class PromptBatch:
         targets: of every prompt.
         history: [B, H] the items that the user took, oldest first, as many as the prompt may show.
         start: [B] trie node that responses go on from: a root, or behind the part of the target that is given.
+        pool: [B, C] candidates that a prompt shows, and the only items that its responses may name; a row of -1 alone
+            is the whole catalogue, and None is that for all prompts.
     """
 
     ids: Tensor
@@ -49,16 +52,38 @@ class PromptBatch:
     targets: Targets
     history: Tensor
     start: Tensor
+    pool: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.length)
+
+    @property
+    def answerable(self) -> Tensor:
+        """[B] bool: the first target is known, and a response may name it."""
+        first = self.targets.items[:, :1]
+        known = first[:, 0] >= 0
+        return known if self.pool is None else known & ((self.pool == first).any(1) | (self.pool < 0).all(1))
+
+    def eligible(self, items: int) -> Tensor | None:
+        """[B, items] bool: a response may name the item; None where it may name any."""
+        if self.pool is None:
+            return None
+        # The column behind the last takes the padding.
+        named = self.pool.new_zeros(len(self), items + 1, dtype=torch.bool)
+        named.scatter_(1, torch.where(self.pool >= 0, self.pool, items), True)
+        return named[:, :items] | (self.pool < 0).all(1, keepdim=True)
+
+    def among(self, trie: Trie) -> Among | None:
+        """The nodes that lead to each prompt's candidates; None where every node counts."""
+        return None if self.pool is None else trie.among(self.pool, trie.root[self.start])
 
     def select(self, rows: Tensor) -> PromptBatch:
         """Some prompts, cut to the longest of them."""
         length = self.length[rows]
         width = int(length.max()) if len(length) else 0
         targets = Targets(self.targets.items[rows], self.targets.codes[rows])
-        return PromptBatch(self.ids[rows, :width], length, targets, self.history[rows], self.start[rows])
+        pool = None if self.pool is None else self.pool[rows]
+        return PromptBatch(self.ids[rows, :width], length, targets, self.history[rows], self.start[rows], pool)
 
 
 @dataclass(frozen=True)
@@ -267,25 +292,31 @@ class PackedGroups:
 
     def micro_batches(self, token_budget: int) -> list[PackedGroups]:
         """Parts of at most ``token_budget`` computed tokens, a prompt's rows together; at least one prompt each."""
+        cuts = token_cuts(self.tokens_of_prompts, token_budget)
+        return [self.part(begin, stop) for begin, stop in pairwise([0, *cuts])]
+
+    @property
+    def tokens_of_prompts(self) -> list[int]:
+        """Computed tokens of every prompt with its rows."""
         rows = self.sizes.rows
         fed = iter(rows.row)
-        tokens = [
+        return [
             length + sum(next(fed) for _ in range(group)) for length, group in zip(rows.prompt, rows.group, strict=True)
         ]
-        return [self._part(begin, stop) for begin, stop in pairwise([0, *token_cuts(tokens, token_budget)])]
 
-    def _part(self, begin: int, stop: int) -> PackedGroups:
+    def part(self, begin: int, stop: int) -> PackedGroups:
         """The rows of prompts that stand side by side."""
         sizes, prompts = self.sizes, self.prompts
         here = slice(begin, stop)
         first = sum(sizes.rows.group[:begin])
         rows = slice(first, first + sum(sizes.rows.group[here]))
         asked = PromptBatch(
-            prompts.ids[here, : max(sizes.rows.prompt[here])],
+            prompts.ids[here, : max(sizes.rows.prompt[here], default=0)],
             prompts.length[here],
             Targets(prompts.targets.items[here], prompts.targets.codes[here]),
             prompts.history[here],
             prompts.start[here],
+            None if prompts.pool is None else prompts.pool[here],
         )
         part = self._rows(asked, self.prompt_of[rows] - begin, rows)
         known = RowSizes(sizes.rows.prompt[here], sizes.rows.group[here], sizes.rows.row[rows])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from recrl.data.dataset import Catalog, Examples
+from recrl.data.dataset import Catalog, Examples, Sequences
+from recrl.data.pools import Retriever
 from recrl.data.ragged import Ragged
 from recrl.data.templates import TEMPLATES, Template
 from recrl.errors import UserError
@@ -38,6 +39,8 @@ ITEM_TASKS = frozenset({"sid_to_title", "title_to_sid", "description_to_sid"})
 """Tasks about one item; the others are about a history."""
 CONTINUED = frozenset({"next", "slate"})
 """Tasks whose response continues a plain history."""
+POOLED = frozenset({"next", "slate", "titles_to_sid", "sids_to_title"})
+"""Tasks whose prompts show candidates, where there are any: those that the template writes about a history."""
 
 
 def plain(text: str) -> str:
@@ -48,6 +51,22 @@ def plain(text: str) -> str:
 def item_mark(item: int) -> str:
     """How text names an item."""
     return f"<|item:{item}|>"
+
+
+@dataclass(frozen=True)
+class Prompts(Ragged):
+    """Token ids of prompts, and what they may be answered with.
+
+    Attributes:
+        pool: [rows] candidates that a prompt shows; an empty row, and None for all rows, is the whole catalogue.
+    """
+
+    pool: Ragged | None = None
+
+    def select(self, rows: NDArray[np.int64]) -> Prompts:
+        """The named rows with their candidates, in the order named."""
+        ids = super().select(rows)
+        return Prompts(ids.values, ids.offsets, None if self.pool is None else self.pool.select(rows))
 
 
 @dataclass(frozen=True)
@@ -62,6 +81,7 @@ class PromptWriter:
     sid_ids: Ragged  # [items] token ids of every item's SID
     by_title: bool = False  # titles name the items of histories and responses
     slate_size: int = 1
+    retriever: Retriever | None = None  # finds the candidates that prompts show; None: they show none
 
     @classmethod
     def make(
@@ -127,43 +147,68 @@ class PromptWriter:
         offsets = rows.offsets[items.offsets]
         return prepend(Ragged(rows.values, offsets), self.bos)
 
-    def prompts(self, examples: Examples) -> Ragged:
-        """Token ids of every example's prompt, its history cut to the limit."""
+    def prompts(self, examples: Examples, own: Sequences | None = None) -> Prompts:
+        """Token ids of every example's prompt, its history cut to the limit.
+
+        Args:
+            own: the training sequences that the examples were cut from, row by row; None for others' examples.
+        """
         history = examples.history.tail(self.history_limit)
+        pool = self._pool(examples, history, own)
         goes_on = [
             self.is_plain and task in CONTINUED and not text
             for task, text in zip(examples.tasks, examples.prompts, strict=True)
         ]
         named, written = np.flatnonzero(goes_on), np.flatnonzero(np.logical_not(goes_on))
         texts = [
-            self._given(examples.prompts[row]) or self.text(examples.tasks[row], history[row], examples.targets[row])
+            self._given(examples.prompts[row])
+            or self.text(examples.tasks[row], history[row], examples.targets[row], None if pool is None else pool[row])
             for row in map(int, written)
         ]
         both = Ragged.join([self.histories(history.select(named)), self.encode(texts)])
-        return both.select(np.argsort(np.concatenate([named, written])))
+        ids = both.select(np.argsort(np.concatenate([named, written])))
+        return Prompts(ids.values, ids.offsets, pool)
+
+    def _pool(self, examples: Examples, history: Ragged, own: Sequences | None) -> Ragged | None:
+        """[rows] candidates, none for tasks that show none and where the prompt came with the data."""
+        if self.retriever is None:
+            return None
+        shown = np.array(
+            [task in POOLED and not text for task, text in zip(examples.tasks, examples.prompts, strict=True)], bool
+        )
+        rows = np.flatnonzero(shown)
+        found = self.retriever.pools(history.select(rows), None if own is None else own.select(rows))
+        return Ragged(found.values, np.append(0, np.cumsum(np.where(shown, self.retriever.size, 0))))
 
     def _given(self, text: str) -> str:
         """A prompt that came with the data; in the title space titles name its items."""
         return ITEM_MARK.sub(lambda mark: self.title(int(mark[1])), text) if self.by_title else text
 
-    def text(self, task: str, history: NDArray[np.int32], target: NDArray[np.int32]) -> str:
-        """The prompt of one example, items as marks."""
-        item = int(target[0])
-        titles = lambda: "; ".join(self.title(int(entry)) for entry in history)  # noqa: E731
+    def text(
+        self, task: str, history: NDArray[np.int32], target: NDArray[np.int32], pool: NDArray[np.int32] | None = None
+    ) -> str:
+        """The prompt of one example, items as marks; an empty pool or none shows no candidates."""
+        item, candidates = int(target[0]), () if pool is None else pool
         writers: dict[str, Callable[[], str]] = {
-            "history": titles
-            if self.by_title
-            else lambda: self.template.separator.join(item_mark(int(entry)) for entry in history),
-            "titles": titles,
+            "history": lambda: self.listed(history),
+            "candidates": lambda: self.listed(candidates),
+            "titles": lambda: self._titles(history),
             "topics": lambda: self.topics(history),
             "count": lambda: str(self.slate_size),
             "sid": lambda: item_mark(item),
             "title": lambda: self.title(item),
             "description": lambda: plain(self.catalog.descriptions[item] or self.catalog.titles[item]),
         }
-        pattern = self.template.texts[task]
+        pattern = self.template.text(task, pooled=len(candidates) > 0)
         # Only the fields that the template names are written: a title must not leak into a prompt that asks for it.
         return pattern.format(**{name: write() for name, write in writers.items() if f"{{{name}}}" in pattern})
+
+    def listed(self, items: Iterable[int]) -> str:
+        """Items by the names that the action space has for them."""
+        return self._titles(items) if self.by_title else self.template.separator.join(item_mark(int(i)) for i in items)
+
+    def _titles(self, items: Iterable[int]) -> str:
+        return "; ".join(self.title(int(item)) for item in items)
 
     def title(self, item: int) -> str:
         """An item's title on one line, its id where it has none; composed, as tokenizers may compose it themselves."""

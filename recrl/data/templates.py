@@ -14,11 +14,21 @@ class Template:
             ``{count}``, ``{sid}``, ``{title}`` or ``{description}``.
         separator: between the items of a history.
         end: whether a response closes with the tokenizer's end token. A SID needs none: no SID is a prefix of another.
+        candidates: a line around ``{candidates}``; "" where a template has no words for them.
     """
 
     texts: dict[str, str]
     separator: str
     end: bool
+    candidates: str = ""
+
+    def text(self, task: str, *, pooled: bool) -> str:
+        """The text of a task; ``pooled`` puts the candidates before its last line, which heads the response."""
+        text = self.texts[task]
+        if not pooled:
+            return text
+        *asked, heading = text.splitlines(keepends=True)
+        return "".join([*asked, self.candidates, heading])
 
 
 TEMPLATES = {
@@ -47,5 +57,6 @@ TEMPLATES = {
         },
         separator=", ",
         end=True,
+        candidates="The candidates are: {candidates}\n",
     ),
 }

@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from recrl.backends.policy import Policy
+from recrl.backends.ranks import ALONE, Ranks
 from recrl.config import RunConfig
 from recrl.data.dataset import Examples
-from recrl.data.prompts import PromptWriter
+from recrl.data.prompts import Prompts, PromptWriter
 from recrl.data.ragged import Ragged
 from recrl.evaluation.protocols import Ranking, Slates, rank, rank_slates
 from recrl.sids.trie import Trie
@@ -29,18 +32,24 @@ class Lists:
         size = config.prompts.slate_size
         return cls(Slates(size, config.eval.slate_beams) if config.asks_for_slates and size > 1 else None)
 
-    def prompts(self, writer: PromptWriter, examples: Examples) -> Ragged:
+    def prompts(self, writer: PromptWriter, examples: Examples) -> Prompts:
         """Prompts that ask as training did; examples with a text of their own keep it."""
         if self.slates is not None:
             asked = ["slate" if task == "next" else task for task in examples.tasks]
             examples = replace(examples, tasks=asked)
         return writer.prompts(examples)
 
-    def rank(self, policy: Policy, trie: Trie, prompts: Ragged, width: int, k: int) -> Ranking:
-        """``k`` items for every prompt; ``width`` beams where they are single items."""
+    def rank(self, policy: Policy, trie: Trie, prompts: Ragged, width: int, k: int, ranks: Ranks = ALONE) -> Ranking:
+        """``k`` items for every prompt; ``width`` beams where they are single items. All ranks get all of them."""
+        mine = prompts
+        if ranks.data_size > 1:
+            share = ranks.share(prompts.lengths.tolist())
+            mine = prompts.select(np.arange(share.start, share.stop))
         if self.slates is None:
-            return rank(policy, trie, prompts, width, k)
-        return rank_slates(policy, trie, prompts, self.slates, k)
+            found = rank(policy, trie, mine, width, k)
+        else:
+            found = rank_slates(policy, trie, mine, self.slates, k)
+        return Ranking.join(ranks.gather(found))
 
     def about(self, width: int) -> dict[str, Any]:
         """What a result says of it, where single items come of ``width`` beams."""

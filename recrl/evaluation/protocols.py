@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recrl.backends.policy import Policy
+from recrl.data.prompts import Prompts
 from recrl.data.ragged import Ragged
 from recrl.groups import PromptBatch, Targets
 from recrl.rollout.beam import beam_search
@@ -39,6 +40,11 @@ class Ranking:
         scores = np.where(gone, np.float32(-np.inf), self.scores)
         return Ranking(np.take_along_axis(left, order, 1), np.take_along_axis(scores, order, 1))
 
+    @classmethod
+    def join(cls, parts: list[Ranking]) -> Ranking:
+        """Rows one behind the other."""
+        return cls(np.concatenate([part.items for part in parts]), np.concatenate([part.scores for part in parts]))
+
     def first(self, k: int) -> Ranking:
         """The best ``k`` of every row."""
         return Ranking(self.items[:, :k], self.scores[:, :k])
@@ -49,7 +55,7 @@ class PromptTable:
     """Prompts in rows, and what an answer is measured by.
 
     Attributes:
-        ids: token ids.
+        ids: token ids; ``Prompts`` bring their candidates along.
         targets: of every prompt, on the CPU.
         history: items that the user took, as many as a prompt may show.
         root: [rows] number of the trie's root that a response begins at.
@@ -74,12 +80,14 @@ class PromptTable:
     def batch(self, rows: NDArray[np.int64], device: torch.device) -> PromptBatch:
         """Some rows as a padded batch."""
         ids, history = self.ids.select(rows), self.history.select(rows)
+        pool = ids.pool if isinstance(ids, Prompts) else None
         return PromptBatch(
             torch.from_numpy(ids.padded(0)).to(device),
             torch.from_numpy(ids.lengths).to(device),
             Targets(self.targets.items[rows].to(device), self.targets.codes[rows].to(device)),
             torch.from_numpy(history.padded(-1).astype(np.int64)).to(device),
             torch.from_numpy(self.root[rows]).to(device),
+            None if pool is None else torch.from_numpy(pool.padded(-1)).to(device),
         )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,7 @@ from torch import Tensor
 from recrl.backends.policy import Policy
 from recrl.components import Options
 from recrl.groups import PromptBatch, RolloutGroups, Targets
+from recrl.seeding import seed_of
 from recrl.sids.trie import Trie
 
 PER_TOKEN = frozenset({"tokens", "mask", "nodes", "logp"})
@@ -47,6 +49,7 @@ class RolloutContext:
         codes: [items, L] SID codes.
         seed: of this step's random numbers.
         step, steps: rollouts done, and those that the run does in all.
+        first: place of the first prompt among all of the step.
     """
 
     policy: Policy
@@ -55,6 +58,16 @@ class RolloutContext:
     seed: int
     step: int = 0
     steps: int = 1
+    first: int = 0
+
+
+def generators(seed: int, first: int, count: int) -> list[torch.Generator]:
+    """A source of random numbers for every prompt: the same one wherever it is rolled out, and beside whom.
+
+    Args:
+        first: place of the first of ``count`` prompts among all of the step.
+    """
+    return [torch.Generator().manual_seed(seed_of(seed, first + place)) for place in range(count)]
 
 
 def split_prompts(prompts: PromptBatch, token_budget: int, group: int) -> list[Tensor]:
@@ -62,6 +75,20 @@ def split_prompts(prompts: PromptBatch, token_budget: int, group: int) -> list[T
     per_prompt = int(prompts.length.max()) + group
     size = max(1, token_budget // per_prompt)
     return list(torch.arange(len(prompts), device=prompts.length.device).split(size))
+
+
+def to_device(groups: RolloutGroups, device: torch.device) -> RolloutGroups:
+    """The same groups, with all of their tensors on a device."""
+    moved: RolloutGroups = _moved(groups, device)
+    return moved
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if is_dataclass(value):
+        return replace(value, **{part.name: _moved(getattr(value, part.name), device) for part in fields(value)})  # type: ignore[type-var]
+    return value
 
 
 def join_prompts(parts: list[PromptBatch]) -> PromptBatch:
@@ -80,6 +107,7 @@ def join_prompts(parts: list[PromptBatch]) -> PromptBatch:
         Targets(items, torch.cat(codes)),
         joined([part.history for part in parts], -1),
         torch.cat([part.start for part in parts]),
+        None if parts[0].pool is None else joined([part.pool for part in parts if part.pool is not None], -1),
     )
 
 

@@ -17,7 +17,7 @@ from recrl.components import Part
 from recrl.groups import PromptBatch, RolloutGroups
 from recrl.rollout.base import RolloutContext, RolloutOptions
 from recrl.rollout.responses import Responses, Walk, item_groups, slates
-from recrl.sids.trie import Trie
+from recrl.sids.trie import Among, Trie
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ def beam_search(policy: Policy, trie: Trie, prompts: PromptBatch, width: int, sl
     that had finished.
     """
     state, hidden = policy.prefill(prompts)
+    among = prompts.among(trie)
     walk = Walk.begin(prompts.start)
     empty = walk.node.new_zeros(len(prompts), 1, 0)
     score = hidden.new_zeros(len(prompts), 1, dtype=torch.float32)
@@ -51,7 +52,8 @@ def beam_search(policy: Policy, trie: Trie, prompts: PromptBatch, width: int, sl
     beams = _Beams(score, walk, empty, empty, score.new_zeros(len(prompts), 1, 0), items)
     opened = torch.zeros_like(walk.node)  # [B, U] the beams that ``hidden`` belongs to
     for step in range(trie.depth * slate_size):
-        beams, slot = _advance(trie, beams, opened, policy, hidden, trie.widest(step, slate_size), width, slate_size)
+        fanout = trie.widest(step, slate_size)
+        beams, slot = _advance(trie, among, beams, opened, policy, hidden, fanout, width, slate_size)
         unfinished = beams.is_open(trie)
         count = int(unfinished.sum(1).max())
         if count == 0:
@@ -66,6 +68,7 @@ def beam_search(policy: Policy, trie: Trie, prompts: PromptBatch, width: int, sl
 
 def _advance(
     trie: Trie,
+    among: Among | None,
     beams: _Beams,
     opened: Tensor,
     policy: Policy,
@@ -77,7 +80,7 @@ def _advance(
     """One level down the trie; returns the new beams, and the place in ``opened`` that each of them came from."""
     node = beams.walk.node.gather(1, opened)
     open_score = torch.where(beams.is_open(trie), beams.score, float("-inf")).gather(1, opened)
-    edge, exists = trie.edges(node, fanout)  # [B, U, C]
+    edge, exists = trie.edges(node, fanout, among)  # [B, U, C]
     logp = policy.candidate_logp(hidden, trie.token[edge], exists)
     finished = torch.where(beams.walk.is_open(trie), float("-inf"), beams.score)  # candidates that stay as they are
     total = torch.cat([(open_score.unsqueeze(-1) + logp).flatten(1), finished], 1)

@@ -1,8 +1,9 @@
 """The target against random items of the catalogue, without a policy (S-DPO's negatives, METHODS B-9).
 
 The first response names the prompt's first target, the others distinct items that are neither a target nor in the
-history. Items that are spelled alike are one: the lowest of them stands for all, so that no negative reads like the
-target. No rollout drew them: their rollout log-probabilities are 0.
+history. Where a prompt shows candidates, all are candidates, and there are none where the target is not one of them.
+Items that are spelled alike are one: the lowest of them stands for all, so that no negative reads like the target. No
+rollout drew them: their rollout log-probabilities are 0.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from recrl.components import Part
 from recrl.groups import PromptBatch, RolloutGroups
-from recrl.rollout.base import RolloutContext, SingleItemOptions
+from recrl.rollout.base import RolloutContext, SingleItemOptions, generators
 from recrl.rollout.responses import Responses, item_groups
 
 
@@ -24,7 +25,7 @@ class CatalogueOptions(SingleItemOptions):
 
 
 def rollout(prompts: PromptBatch, options: CatalogueOptions, context: RolloutContext) -> RolloutGroups:
-    """Target and negatives; a prompt without a target has no responses."""
+    """Target and negatives; a prompt without a target that may be named has no responses."""
     trie = context.trie
     root = trie.root[prompts.start].unsqueeze(1)
     lowest = trie.item[trie.leaf]  # [roots, items] of those that are spelled alike
@@ -32,9 +33,13 @@ def rollout(prompts: PromptBatch, options: CatalogueOptions, context: RolloutCon
     known = torch.cat([prompts.targets.items, prompts.history], 1)
     known = torch.where(known >= 0, lowest[root, known.clamp(min=0)], -1)
     unlike = lowest == torch.arange(lowest.shape[1], device=lowest.device)
-    others = draw(known, unlike, root, options.group_size - 1, context.seed)
+    allowed, sources = prompts.eligible(lowest.shape[1]), generators(context.seed, context.first, len(prompts))
+    if allowed is None:
+        others = draw(known, unlike, root, options.group_size - 1, sources)
+    else:
+        others = _drawn_in_full(known, unlike[root[:, 0]] & allowed, options.group_size - 1, sources)
     exists = torch.cat([target, others], 1) >= 0
-    exists &= target >= 0
+    exists &= prompts.answerable.unsqueeze(1)
     named = torch.cat([target, others], 1).clamp(min=0)
     tokens, nodes = trie.paths(named, root)
     responses = Responses(
@@ -47,7 +52,7 @@ def rollout(prompts: PromptBatch, options: CatalogueOptions, context: RolloutCon
     return item_groups(prompts, responses, context.codes)
 
 
-def draw(known: Tensor, eligible: Tensor, root: Tensor, count: int, seed: int) -> Tensor:
+def draw(known: Tensor, eligible: Tensor, root: Tensor, count: int, sources: list[torch.Generator]) -> Tensor:
     """Distinct random items, all as likely.
 
     A random number for every item would be B x items of them; a few more draws than are wanted do, and where they don't
@@ -57,13 +62,14 @@ def draw(known: Tensor, eligible: Tensor, root: Tensor, count: int, seed: int) -
         known: [B, K] items that are out of the question, -1 for none.
         eligible: [roots, items] bool: the item may be drawn below this root.
         root: [B, 1] root of every prompt.
+        sources: of random numbers, one a prompt.
 
     Returns:
         [B, count] items, -1 where the catalogue has no more.
     """
-    generator = torch.Generator().manual_seed(seed)
-    rows, spare = len(known), count + known.shape[1] + 16
-    drawn = torch.randint(eligible.shape[1], (rows, spare), generator=generator).to(known.device)
+    spare = count + known.shape[1] + 16
+    items = eligible.shape[1]
+    drawn = torch.stack([torch.randint(items, (spare,), generator=source) for source in sources]).to(known.device)
     taken = (drawn.unsqueeze(2) == known.unsqueeze(1)).any(-1)
     again = (drawn.unsqueeze(2) == drawn.unsqueeze(1)).tril(-1).any(-1)
     usable = eligible[root, drawn] & ~taken & ~again
@@ -71,13 +77,15 @@ def draw(known: Tensor, eligible: Tensor, root: Tensor, count: int, seed: int) -
     chosen = torch.where(usable.gather(1, order), drawn.gather(1, order), -1)
     short = (chosen < 0).any(1).nonzero().squeeze(1)
     if len(short):
-        chosen[short] = _drawn_in_full(known[short], eligible[root[short, 0]], count, generator)
+        own = [sources[row] for row in short.tolist()]
+        chosen[short] = _drawn_in_full(known[short], eligible[root[short, 0]], count, own)
     return chosen
 
 
-def _drawn_in_full(known: Tensor, eligible: Tensor, count: int, generator: torch.Generator) -> Tensor:
+def _drawn_in_full(known: Tensor, eligible: Tensor, count: int, sources: list[torch.Generator]) -> Tensor:
     """The same by a random order of all items; ``eligible`` is [B, items]."""
-    key = torch.rand(eligible.shape, generator=generator).to(known.device).masked_fill(~eligible, 2.0)
+    drawn = torch.stack([torch.rand(eligible.shape[1:], generator=source) for source in sources])
+    key = drawn.to(known.device).masked_fill(~eligible, 2.0)
     row, place = (known >= 0).nonzero(as_tuple=True)
     key[row, known[row, place]] = 2.0
     value, order = key.sort(dim=1)

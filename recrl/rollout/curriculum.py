@@ -4,7 +4,7 @@
 
 A prompt is hard where no beam of a first rollout names a target. Its second rollout goes on behind the first tokens of
 its first target's SID, which stand in the prompt: no loss falls on them. The share that is given falls to nothing over
-the run. Prompts that ask for titles are never helped.
+the run. Prompts that ask for titles are never helped, nor are those whose target is not among their candidates.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def rollout(prompts: PromptBatch, options: CurriculumOptions, context: RolloutCo
     levels = context.codes.shape[1]
     given = guide_length(context.step, context.steps, levels, options.guide_cap)
     # Titles begin at another root, and behind tokens that are given already the target's first ones are out of place.
-    can_give = (prompts.start == ROOT) & (prompts.targets.items[:, 0] >= 0)
+    can_give = (prompts.start == ROOT) & prompts.answerable
     rows = (first.hard & can_give).nonzero().squeeze(1)
     if given == 0 or not len(rows):
         return first

@@ -21,7 +21,8 @@ from recrl.rollout.sample import SampleOptions, sample
 def rollout(prompts: PromptBatch, options: SampleOptions, context: RolloutContext) -> RolloutGroups:
     """The best-spread ``group_size`` of int(1.5 x ``group_size``) samples."""
     more = options.model_copy(update={"group_size": options.group_size * 3 // 2})
-    drawn = item_groups(prompts, sample(context.policy, context.trie, prompts, more, context.seed), context.codes)
+    samples = sample(context.policy, context.trie, prompts, more, context.seed, context.first)
+    drawn = item_groups(prompts, samples, context.codes)
     place = spread(drawn.tokens.masked_fill(~drawn.mask, -1), drawn.hits)[:, : options.group_size]
     return drawn.responses(place)
 

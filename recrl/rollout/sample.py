@@ -9,7 +9,7 @@ from torch import Tensor
 from recrl.backends.policy import Policy
 from recrl.components import Part
 from recrl.groups import PromptBatch, RolloutGroups
-from recrl.rollout.base import RolloutContext, RolloutOptions
+from recrl.rollout.base import RolloutContext, RolloutOptions, generators
 from recrl.rollout.responses import Responses, Walk, item_groups, slates
 from recrl.sids.trie import Trie
 
@@ -21,27 +21,34 @@ class SampleOptions(RolloutOptions):
     """Draw among the most likely legal continuations alone; 0 is among all."""
 
 
-def sample(policy: Policy, trie: Trie, prompts: PromptBatch, options: SampleOptions, seed: int) -> Responses:
+def sample(
+    policy: Policy, trie: Trie, prompts: PromptBatch, options: SampleOptions, seed: int, first: int = 0
+) -> Responses:
     """Draw responses; the log-probabilities that come back are the policy's own, at temperature 1.
 
-    The draws come from a CPU generator, so that a seed means the same on every device.
+    The draws come from CPU generators, one a prompt, so that a seed means the same on every device and
+    beside any other prompts.
+
+    Args:
+        first: place of the first prompt among all of the step.
     """
-    generator = torch.Generator().manual_seed(seed)
+    sources = generators(seed, first, len(prompts))
     width, slate_size = options.group_size, options.slate_size
     state, hidden = policy.prefill(prompts)
+    among = prompts.among(trie)
     walk = Walk.begin(prompts.start)
     parent = torch.zeros(len(prompts), width, dtype=torch.long, device=policy.device)
     tokens, nodes, logps = [], [], []
     # A prompt that gives the whole answer starts at its leaf: that item is named already.
     items = [trie.item[walk.node].expand(-1, width)]
     for step in range(trie.depth * slate_size):
-        edge, exists = trie.edges(walk.node, trie.widest(step, slate_size))
+        edge, exists = trie.edges(walk.node, trie.widest(step, slate_size), among)
         logp = policy.candidate_logp(hidden, trie.token[edge], exists)
         if step == 0:  # one hidden state a prompt serves all of its samples
             edge, logp = (states.expand(-1, width, *states.shape[2:]) for states in (edge, logp))
             walk = walk.gather(parent)
         alive = walk.is_open(trie)
-        choice = _drawn(logp, options, generator)
+        choice = _drawn(logp, options, sources)
         picked = edge.gather(-1, choice).squeeze(-1)
         nodes.append(walk.node)
         tokens.append(torch.where(alive, trie.token[picked], -1))
@@ -57,9 +64,10 @@ def sample(policy: Policy, trie: Trie, prompts: PromptBatch, options: SampleOpti
     return Responses(torch.stack(tokens, -1), torch.stack(nodes, -1), torch.stack(logps, -1), exists, named)
 
 
-def _drawn(logp: Tensor, options: SampleOptions, generator: torch.Generator) -> Tensor:
+def _drawn(logp: Tensor, options: SampleOptions, sources: list[torch.Generator]) -> Tensor:
     """[B, W, C] log-probabilities -> [B, W, 1] places, drawn by their largest sum with Gumbel noise."""
-    noise = -torch.log(-torch.log(torch.rand(logp.shape, generator=generator))).to(logp)
+    drawn = torch.stack([torch.rand(logp.shape[1:], generator=source) for source in sources])
+    noise = -torch.log(-torch.log(drawn)).to(logp)
     if 0 < options.top_k < logp.shape[-1]:
         logp = logp.masked_fill(logp < logp.topk(options.top_k).values[..., -1:], float("-inf"))
     return (logp / options.temperature + noise).argmax(-1, keepdim=True)
@@ -67,7 +75,7 @@ def _drawn(logp: Tensor, options: SampleOptions, generator: torch.Generator) -> 
 
 def rollout(prompts: PromptBatch, options: SampleOptions, context: RolloutContext) -> RolloutGroups:
     """Samples as a group."""
-    responses = sample(context.policy, context.trie, prompts, options, context.seed)
+    responses = sample(context.policy, context.trie, prompts, options, context.seed, context.first)
     return item_groups(prompts, responses, context.codes)
 
 

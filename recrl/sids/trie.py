@@ -8,7 +8,7 @@ only if it is a path from its root to a leaf.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -19,6 +19,34 @@ from torch import Tensor
 from recrl.data.ragged import Ragged
 
 ROOT = 0
+
+
+@dataclass(frozen=True)
+class Among:
+    """The nodes that lead to some items, other ones for every prompt; K of them together, of B prompts.
+
+    Attributes:
+        key: [K] ``prompt * nodes + node``, ascending: one search serves all prompts.
+        whole: [B] bool: every node counts, the prompt has no such choice.
+        nodes: of the trie.
+        prompt: [D] whose nodes are asked for, row by row.
+    """
+
+    key: Tensor
+    whole: Tensor
+    nodes: int
+    prompt: Tensor
+
+    def of(self, prompt: Tensor) -> Among:
+        """For rows of other prompts: [D] of those that this one's rows belong to."""
+        return replace(self, prompt=self.prompt[prompt])
+
+    def holds(self, node: Tensor) -> Tensor:
+        """[D, ...] nodes -> [D, ...] bool: the node leads to one of its prompt's items."""
+        prompt = self.prompt.view(-1, *(1,) * (node.dim() - 1))
+        wanted = prompt * self.nodes + node
+        place = torch.searchsorted(self.key, wanted).clamp(max=len(self.key) - 1)
+        return (self.key[place] == wanted) | self.whole[prompt]
 
 
 @dataclass(frozen=True)
@@ -113,19 +141,34 @@ class Trie:
         )
         return Trie(start, count, token, item, leaf, self.fanout)
 
-    def edges(self, node: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    def among(self, items: Tensor, root: Tensor) -> Among:
+        """[B, N] items, -1 for none, and [B] roots -> the nodes below these roots that lead to the items.
+
+        A row without any item leaves the choice open: there every node counts.
+        """
+        prompt = torch.arange(len(items), device=items.device)
+        node = torch.where(items >= 0, self.leaf[root.unsqueeze(1), items.clamp(min=0)], ROOT)
+        keys = [(prompt * len(self.count)).unsqueeze(1)]  # of the root, which no edge leads to, so that no row is empty
+        for _ in range(self.depth):
+            keys.append(keys[0] + torch.where(node >= self.roots, node, ROOT))
+            node = self.parent[node]
+        return Among(torch.cat(keys, 1).unique(), (items < 0).all(1), len(self.count), prompt)
+
+    def edges(self, node: Tensor, width: int, among: Among | None = None) -> tuple[Tensor, Tensor]:
         """Edges that leave a node.
 
         Args:
             node: [...] nodes.
             width: at least the largest count among them, such as ``fanout[depth]``.
+            among: only edges to these nodes count; its rows are those of ``node``.
 
         Returns:
             [..., width] edge numbers (0 where there is none) and [..., width] bool, True where there is one.
         """
         column = torch.arange(width, device=node.device)
         exists = column < self.count[node].unsqueeze(-1)
-        return torch.where(exists, self.start[node].unsqueeze(-1) + column, 0), exists
+        edge = torch.where(exists, self.start[node].unsqueeze(-1) + column, 0)
+        return edge, exists if among is None else exists & among.holds(self.child(edge))
 
     def step(self, node: Tensor, token: Tensor) -> Tensor:
         """[...] nodes and [...] tokens -> [...] nodes behind them, -1 where no such edge exists (or the node is -1)."""

@@ -82,7 +82,7 @@ def with_anchors(
 ) -> Repaired:
     """Repair the groups without a hit that the options choose; a hit is a usable response with a reward above 0.
 
-    Groups whose target is not known stay as they are.
+    Groups whose target is not known, or is none of the prompt's candidates, stay as they are.
 
     Args:
         reward: [B, G].
@@ -94,8 +94,7 @@ def with_anchors(
     natural = float(trainable.sum()) / max(len(trainable), 1)  # of no groups at all none can be trained on
     share, state = repair_share(options, context.state, natural)
     draw = torch.rand(len(reward), generator=torch.Generator().manual_seed(context.seed)).to(reward.device)
-    answerable = groups.prompts.targets.items[:, 0] >= 0
-    which = ~hits.any(1) & answerable & groups.exists.any(1) & (draw < share)
+    which = ~hits.any(1) & groups.prompts.answerable & groups.exists.any(1) & (draw < share)
     if bool(which.any()):
         groups = repair(groups, which, score, context.trie)
         anchors = groups.hits & which.unsqueeze(1)

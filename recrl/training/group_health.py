@@ -32,11 +32,12 @@ def group_health(groups: RolloutGroups, signal: Signal, rewards: Tensor, weights
         "rollout/valid_ratio": (groups.items[exists] >= 0).float().mean(),
         "rollout/distinct_ratio": distinct / slots,
         "rollout/responses": count,
+        "rollout/answerable_ratio": groups.prompts.answerable.float().mean(),
         "signal/all_zero_ratio": (hits == 0).float().mean(),
         "signal/single_hit_ratio": (hits == 1).float().mean(),
         "signal/trainable_ratio": ((signal.advantage != 0) & signal.active).any(1).sum() / len(hits),
         "signal/repaired_ratio": signal.repaired.sum() / len(hits),
-        "signal/kept_ratio": torch.tensor(len(signal.repaired) / len(hits)),
+        "signal/kept_ratio": torch.tensor(len(signal.repaired) / len(hits), device=hits.device),
         "signal/active_rows": signal.active.sum(),
         "tokens/unfiltered": groups.prompts.length.sum() + (groups.mask.sum(-1) - 1).clamp(min=0).sum(),
     }

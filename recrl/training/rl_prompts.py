@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recrl.config import RunConfig
-from recrl.data.dataset import Examples
-from recrl.data.prompts import ITEM_TASKS, TITLE_RESPONSES
+from recrl.data import pools
+from recrl.data.dataset import Examples, Sequences
+from recrl.data.prompts import ITEM_TASKS, POOLED, TITLE_RESPONSES
 from recrl.data.ragged import Ragged
 from recrl.errors import UserError
 from recrl.evaluation.lists import named_alike
 from recrl.evaluation.protocols import PromptTable, padded_targets
 from recrl.groups import PromptBatch
 from recrl.seeding import generator
-from recrl.training.rows import item_examples, next_examples
+from recrl.training.rows import item_examples, next_examples, with_target
 from recrl.training.setup import World
 
+logger = logging.getLogger(__name__)
 BY_TITLE = TITLE_RESPONSES | {"title_to_sid"}
 """Tasks in which every item of the target's title is right."""
 
@@ -54,7 +57,7 @@ class PromptSource:
 
     def _make(self, number: int) -> PromptTable:
         """All tasks, one behind the other, each as often as its weight says."""
-        tables = []
+        tables, drawn = [], []
         for task, weight in sorted(self._config.rl.tasks.items()):
             examples = self._examples(task, number)
             if weight > 0 and not len(examples):
@@ -68,17 +71,23 @@ class PromptSource:
                 rng = generator(self._config.run.seed, "rl", "task", task, number, copy)
                 rows = np.sort(rng.permutation(len(examples))[: round(share * len(examples))])
                 tables.append(examples.select(rows))
+                drawn.append((task, rows))
         if not any(map(len, tables)):
             raise UserError("RL has nothing to ask for", why="rl.tasks gives no rows", fix="raise a weight")
-        return self._table_of(Examples.join(tables))
+        own = self._sequences_of(drawn) if self._world.writer.retriever else None
+        return self._table_of(Examples.join(tables), own, first=number == 0)
 
-    def _table_of(self, examples: Examples) -> PromptTable:
+    def _table_of(self, examples: Examples, own: Sequences | None, *, first: bool) -> PromptTable:
         named = named_alike(examples, self._world.trie).targets
         targets = self._titled_alike(named, np.isin(examples.tasks, list(BY_TITLE)))
         history = examples.history.tail(self._config.data.history_limit)
         root = np.isin(examples.tasks, list(TITLE_RESPONSES)).astype(np.int64)
         codes = self._world.codes.cpu()
-        return PromptTable(self._world.writer.prompts(examples), padded_targets(targets, codes), history, root)
+        prompts = self._world.writer.prompts(examples, own)
+        if first and prompts.pool is not None and prompts.pool.lengths.any():
+            held = 100 * np.nanmean(pools.recall(prompts.pool, named))
+            logger.info("%.1f %% of the targets of RL's prompts are among their candidates", held)
+        return PromptTable(prompts, padded_targets(targets, codes), history, root)
 
     def _titled_alike(self, targets: Ragged, by_title: NDArray[np.bool_]) -> Ragged:
         """Targets, in chosen rows with all items that bear the same titles."""
@@ -92,6 +101,14 @@ class PromptSource:
                 [int(item) for target in row for item in alike[title[target]]] if widened else row.tolist()
                 for row, widened in zip(targets, by_title, strict=True)
             ]
+        )
+
+    def _sequences_of(self, drawn: list[tuple[str, NDArray[np.int64]]]) -> Sequences:
+        """The training sequences that the examples of tasks were cut from; any where a task shows no candidates."""
+        train = self._world.dataset.train
+        source = with_target(train)
+        return train.select(
+            np.concatenate([source[rows] if task in POOLED else np.zeros_like(rows) for task, rows in drawn])
         )
 
     def _examples(self, task: str, number: int) -> Examples:

@@ -135,10 +135,12 @@ class RowMaker:
         if task in ITEM_TASKS:
             return self._examples(item_examples(len(self.dataset.catalog), task), share, rng)
         count = self.writer.slate_size if task == "slate" else 1
-        examples = next_examples(self.dataset.train, task, rng, count)
+        train = self.dataset.train
+        examples = next_examples(train, task, rng, count)
         if self.options.label_fill == "tag":
             examples = filled(examples, category_codes(self.dataset.catalog.categories), count, rng)
-        return self._examples(examples, share, rng)
+        own = train.select(with_target(train)) if self.writer.retriever else None
+        return self._examples(examples, share, rng, own)
 
     def _sequences(self, sequences: Sequences, rng: np.random.Generator) -> Rows | None:
         rows = windows(augment(sequences, self.options.augment, rng), self.writer.history_limit)
@@ -152,17 +154,22 @@ class RowMaker:
         before = tokens[rows.items.offsets[:-1] + rows.first_target] - tokens[rows.items.offsets[:-1]]
         return Rows(ids, nodes, before + len(self.writer.bos))
 
-    def _examples(self, examples: Examples, share: float, rng: np.random.Generator) -> Rows | None:
+    def _examples(
+        self, examples: Examples, share: float, rng: np.random.Generator, own: Sequences | None = None
+    ) -> Rows | None:
+        """``own`` are the sequences that the examples were cut from, for those that may show candidates."""
         chosen = np.sort(rng.permutation(len(examples))[: round(share * len(examples))])
         labelled = examples.labels[chosen] >= 0
         parts = [
-            self._responses(examples.select(rows), rng) for rows in (chosen[~labelled], chosen[labelled]) if len(rows)
+            self._responses(examples.select(rows), rng, None if own is None else own.select(rows))
+            for rows in (chosen[~labelled], chosen[labelled])
+            if len(rows)
         ]
         return _stack(parts) if parts else None
 
-    def _responses(self, examples: Examples, rng: np.random.Generator) -> Rows:
+    def _responses(self, examples: Examples, rng: np.random.Generator, own: Sequences | None = None) -> Rows:
         """Prompts with one response each: an item, its title, or a label's word; one kind a call."""
-        prompts = self.writer.prompts(examples)
+        prompts = self.writer.prompts(examples, own)
         if examples.tasks[0] == "slate":
             return self._slates(prompts, examples.targets)
         targets = _one_target(examples.targets, rng)
@@ -232,7 +239,7 @@ def next_examples(sequences: Sequences, task: str, rng: np.random.Generator | No
         count: targets from that one on, in the order in which they were taken; fewer where the sequence ends.
     """
     lengths = sequences.items.lengths
-    usable = np.flatnonzero(lengths > sequences.first_target)
+    usable = with_target(sequences)
     first, length = sequences.first_target[usable].astype(np.int64), lengths[usable]
     drawn = np.zeros(len(usable)) if rng is None else rng.random(len(usable))
     place = first + (drawn * (length - first)).astype(np.int64)
@@ -245,6 +252,11 @@ def next_examples(sequences: Sequences, task: str, rng: np.random.Generator | No
     return Examples(
         examples.users, examples.history, examples.targets, [task] * len(usable), examples.prompts, examples.labels
     )
+
+
+def with_target(sequences: Sequences) -> NDArray[np.int64]:
+    """Rows that hold a target: those that ``next_examples`` gives an example of, in its order."""
+    return np.flatnonzero(sequences.items.lengths > sequences.first_target)
 
 
 def filled(examples: Examples, category: NDArray[np.int32], count: int, rng: np.random.Generator) -> Examples:

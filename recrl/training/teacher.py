@@ -81,7 +81,8 @@ class Teacher:
             repeats, exists = _latest(history.select(np.flatnonzero(known)), self.options.unlikely)
             share = -self.options.unlikelihood / exists.sum(1, keepdims=True)
             items, weights = np.hstack([items, repeats]), np.hstack([weights, np.where(exists, share, 0)])
-        prompts = self.rows.writer.prompts(examples.select(np.flatnonzero(known)))
+        rows = np.flatnonzero(known)
+        prompts = self.rows.writer.prompts(examples.select(rows), own.select(rows))
         return self._packed(prompts, items, weights)
 
     def _packed(self, prompts: Ragged, items: NDArray[Any], weights: NDArray[Any]) -> PackedGroups:

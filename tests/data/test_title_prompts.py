@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
-from recrl.data.dataset import Catalog, Examples
+from recrl.data.dataset import Catalog, Examples, Sequences
+from recrl.data.pools import Retriever
 from recrl.data.prompts import PromptWriter, item_mark
 from recrl.data.ragged import Ragged
 from recrl.errors import UserError
@@ -129,3 +132,68 @@ def test_titles_need_a_tokenizer_that_knows_words() -> None:
     with pytest.raises(UserError, match="action_space = 'title'") as caught:
         writer("plain", words=0)
     assert "text_vocab_size" in str(caught.value)
+
+
+class Rising:
+    """A scorer that holds an item for better, the higher it stands in the catalogue."""
+
+    def scores(self, histories: Ragged, own: Sequences | None = None) -> NDArray[np.float32]:  # noqa: ARG002
+        return np.tile(np.arange(5, dtype=np.float32), (len(histories), 1))
+
+
+def pooled(template: str = "instruct", *, by_rank: bool = True, **options: Any) -> PromptWriter:
+    made = writer(template, **options)
+    names = np.array([0, 1, 0, 3, 4]) if made.by_title else np.arange(5)
+    return replace(made, retriever=Retriever(Rising(), Rising(), names, 2, by_rank=by_rank))
+
+
+def short(*tasks: str, prompt: str = "") -> Examples:
+    """A prompt a task after items 1 and 4."""
+    rows = len(tasks)
+    history = Ragged.from_lists([[1, 4]] * rows)
+    made = Examples.plain(np.zeros(rows, np.int32), history, Ragged.from_lists([[0]] * rows))
+    return replace(made, tasks=[*tasks], prompts=[prompt] * rows)
+
+
+def read(made: PromptWriter, examples: Examples) -> list[str]:
+    return [made.tokenizer.decode(ids[1:]) for ids in made.prompts(examples)]
+
+
+def test_candidates_stand_between_what_is_asked_and_the_response() -> None:
+    sids = pooled(by_title=False, slate_size=2)
+    assert read(sids, short("next", "sids_to_title", "titles_to_sid")) == [
+        f"### Input:\nThe user took these items, oldest first: {sid(1)}, {sid(4)}\n"
+        f"The candidates are: {sid(3)}, {sid(2)}\n### Next item:\n",
+        f"### Input:\nThe user took these items, oldest first: {sid(1)}, {sid(4)}\n"
+        f"The candidates are: {sid(3)}, {sid(2)}\n### Title of the next:\n",
+        "### Input:\nThe user took these items, oldest first: Red ball game; Doll (large)\n"
+        f"The candidates are: {sid(3)}, {sid(2)}\n### Next item:\n",
+    ]
+    titles = pooled(by_title=True, slate_size=2)
+    (text,) = read(titles, short("slate"))
+    asked = "List the 2 items that the user takes next, best first.\n"
+    assert text.endswith(f"{asked}The candidates are: d; Red ball\n### List:\n")
+    (text,) = read(pooled(by_title=True, by_rank=False), short("next"))
+    assert text.endswith("The candidates are: Red ball; d\n### Next item:\n")
+
+
+def test_what_is_no_prompt_of_the_template_about_a_history_shows_no_candidates() -> None:
+    made, none = pooled(by_title=False), writer("instruct", by_title=False)
+    mixed = Examples.join([short("title_to_sid", "next", "description_to_sid"), short("next", prompt="and now?")])
+    prompts, plain = made.prompts(mixed), none.prompts(mixed)
+    assert prompts.pool is not None
+    assert plain.pool is None
+    assert [row.tolist() for row in prompts.pool] == [[], [3, 2], [], []]
+    same = [one.tolist() == other.tolist() for one, other in zip(prompts, plain, strict=True)]
+    assert same == [True, False, True, True]
+
+
+def test_candidates_are_those_of_the_history_that_is_shown() -> None:
+    made = replace(pooled(by_title=False), history_limit=1)
+    pool = made.prompts(short("next")).pool
+    assert pool is not None
+    assert pool[0].tolist() == [3, 2]
+    longer = replace(short("next"), history=Ragged.from_lists([[4, 3, 2]]))
+    pool = made.prompts(longer).pool
+    assert pool is not None
+    assert pool[0].tolist() == [4, 3]  # the first two are not shown

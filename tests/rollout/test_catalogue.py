@@ -11,7 +11,7 @@ from worlds import tiny_codes, tiny_policy, tiny_prompts
 
 from recrl.backends.torch_backend import TransformersPolicy
 from recrl.groups import RolloutGroups, Targets
-from recrl.rollout.base import RolloutContext
+from recrl.rollout.base import RolloutContext, generators
 from recrl.rollout.catalogue import CatalogueOptions, draw, rollout
 
 
@@ -59,7 +59,7 @@ def test_every_item_is_as_likely_as_another(items: int) -> None:
     eligible = torch.ones(2, items, dtype=torch.bool)
     eligible[1, 2] = False
     root = torch.ones(20_000, 1, dtype=torch.long)
-    counts = draw(known, eligible, root, 3, seed=0).flatten().bincount(minlength=items)
+    counts = draw(known, eligible, root, 3, generators(0, 0, len(known))).flatten().bincount(minlength=items)
     assert counts[7] == counts[2] == 0
     share = counts[counts > 0] / 60_000
     assert ((share - 1 / (items - 2)).abs() < 0.007).all()  # five standard errors

@@ -252,3 +252,48 @@ def test_the_widest_node_a_step_may_meet() -> None:
     assert [trie.widest(step) for step in range(2)] == [3, 3]
     assert build([(1, 1), (2, 2), (3, 3)]).widest(1) == 1
     assert build([(1, 1), (2, 2), (3, 3)]).widest(1, slate_size=2) == 3
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_edges_among_some_items_are_those_that_lead_to_them(data: st.DataObject) -> None:
+    rows = [
+        rows_of_closed(data.draw(st.lists(st.lists(st.integers(1, 3), max_size=4), min_size=6, max_size=6)))
+        for _ in range(2)
+    ]
+    trie = build_trie(*(Ragged.from_lists(part) for part in rows))
+    pool = torch.tensor(
+        data.draw(st.lists(st.lists(st.integers(-1, 5), min_size=3, max_size=3), min_size=4, max_size=4))
+    )
+    root = torch.tensor(data.draw(st.lists(st.integers(0, 1), min_size=4, max_size=4)))
+    among = trie.among(pool, root)
+    node = torch.arange(len(trie.count)).expand(4, -1)
+    width = int(trie.count.max())
+    edge, every = trie.edges(node, width)
+    same, some = trie.edges(node, width, among)
+    assert torch.equal(edge, same)
+    for row, (items, kind) in enumerate(zip(pool.tolist(), root.tolist(), strict=True)):
+        wanted = [tuple(rows[kind][item]) for item in items if item >= 0]
+        if not wanted:
+            assert torch.equal(some[row], every[row])
+            continue
+        leads = {word[: length + 1] for word in wanted for length in range(len(word))}
+        spelled = [spelling(trie, int(to)) for to in trie.child(edge[row])[some[row]]]
+        assert {word for _, word in spelled} == leads
+        assert {begin for begin, _ in spelled} == {kind}
+    swapped = among.of(torch.tensor([3, 0]))
+    assert torch.equal(trie.edges(node[[3, 0]], width, swapped)[1], some[[3, 0]])
+
+
+def rows_of_closed(words: list[list[int]]) -> list[list[int]]:
+    """Words closed by a token that none holds, so that no word is the beginning of another."""
+    return [[*word, 9] for word in words]
+
+
+def spelling(trie: Trie, node: int) -> tuple[int, tuple[int, ...]]:
+    """The root above a node and the tokens down to it."""
+    tokens: list[int] = []
+    while node >= trie.roots:
+        tokens.append(int(trie.token[node - trie.roots]))
+        node = int(trie.parent[node])
+    return node, tuple(reversed(tokens))

@@ -32,6 +32,7 @@ def test_every_figure_by_hand() -> None:
             "rollout/valid_ratio": 1.0,
             "rollout/distinct_ratio": 9 / 11,
             "rollout/responses": 11,
+            "rollout/answerable_ratio": 1.0,
             "signal/all_zero_ratio": 1 / 4,
             "signal/single_hit_ratio": 1 / 4,
             "signal/trainable_ratio": 1 / 4,  # group 1 is active, yet its rows all have advantage 0
