@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import errno
 import importlib
+import io
 import logging
+import os
 import sys
+import time
+from contextlib import nullcontext, redirect_stdout
 from typing import Any
 
 import click
 
 from recrl import __version__
+from recrl.backends.loading import explain_broken_npu
 from recrl.errors import RecrlError
 
 DISK_FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
@@ -21,6 +26,8 @@ COMMANDS = {
     "demo": "Run the whole path on synthetic data.",
     "doctor": "Say what this machine has.",
     "eval": "Evaluate runs and checkpoints side by side.",
+    "launch": "Start a run on many devices.",
+    "profile": "Describe machines and plan runs on them.",
     "recipe": "List, show and compare methods.",
     "recommend": "Recommend items to a user.",
     "report": "Write a run's report page.",
@@ -59,17 +66,25 @@ def recrl(verbose: bool) -> None:
 
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command line; a ``RecrlError`` becomes its message and its exit code, without a traceback."""
+    rank = int(os.environ.get("RANK", "0"))  # under torchrun the first process speaks for all
+    silent = redirect_stdout(io.StringIO()) if rank else nullcontext()
     try:
-        recrl.main(arguments, prog_name="recrl")
+        with silent, explain_broken_npu():
+            recrl.main(arguments, prog_name="recrl")
     except RecrlError as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(error.exit_code)
+        _fail(str(error), error.exit_code, rank)
     except OSError as error:
         # A full disk or a folder taken away in mid-run: nothing that the config could have told.
         if error.errno not in DISK_FAILURES:
             raise
-        click.echo(
-            f"Error: {error.filename or 'the disk'}: {error.strerror}\n  Fix: make room, then go on with --resume",
-            err=True,
-        )
-        sys.exit(1)
+        name = error.filename or "the disk"
+        _fail(f"{name}: {error.strerror}\n  Fix: make room, then go on with --resume", 1, rank)
+
+
+def _fail(message: str, code: int, rank: int) -> None:
+    if rank:
+        # What is wrong is mostly wrong everywhere: the first process says it, and torchrun ends the others meanwhile.
+        time.sleep(2)
+        message = f"process {rank}: {message}"
+    click.echo(f"Error: {message}", err=True)
+    sys.exit(code)

@@ -1,20 +1,25 @@
-"""The one file that knows devices: choice, memory, random state, arithmetic."""
+"""The one file that knows devices: choice, memory, arithmetic, what carries collectives, what Megatron-core needs."""
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import logging
 import resource
 import sys
 import time
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
+from recrl.backends.loading import FAILURES, explain_broken_npu, first_line
 from recrl.errors import UserError
 
 logger = logging.getLogger(__name__)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+COLLECTIVES = {"cuda": "nccl", "npu": "hccl", "cpu": "gloo"}
+"""Device type -> the backend of torch.distributed that carries its tensors."""
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -23,37 +28,112 @@ def choose_device(wanted: str) -> torch.device:
     Raises:
         UserError: the device is not to be had on this machine.
     """
-    if wanted.startswith("npu"):
-        _import_npu()
     if wanted == "auto":
-        device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+        device = _accelerator() or torch.device("cpu")
         logger.info("device: %s", device)
         return device
+    if wanted.split(":")[0] == "npu":
+        _load_npu()
     try:
         device = torch.device(wanted)
         torch.empty(1, device=device).cpu()  # "meta" has no data to give back
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
         raise UserError(
-            f"backend.device = {wanted!r}", why=reason, fix="`recrl doctor` lists what this machine has"
+            f"backend.device = {wanted!r}", why=first_line(error), fix="`recrl doctor` lists what this machine has"
         ) from None
     return device
 
 
-def _import_npu() -> None:
-    """torch-npu without CANN breaks on import; say so in one sentence."""
-    if hasattr(torch, "npu"):
-        return
-    if importlib.util.find_spec("torch_npu") is None:
+def local_device(wanted: str, local_rank: int) -> torch.device:
+    """The device of one process of a node, made the current one; processes on CPU share it.
+
+    Args:
+        wanted: as in ``choose_device``; an index is that of rank 0.
+        local_rank: the process's place on its node, from 0.
+
+    Raises:
+        UserError: the device is not to be had, or the node has fewer of them than processes.
+    """
+    device = choose_device(wanted)
+    if device.type == "cpu":
+        return device
+    index, count = (device.index or 0) + local_rank, torch.accelerator.device_count()
+    if index >= count:
         raise UserError(
-            "backend.device = 'npu'", why="torch-npu is not installed", fix="pip install 'recrl[npu]' beside CANN"
+            f"backend.device = {wanted!r}",
+            why=f"process {local_rank} of this node would need {device.type}:{index}, and the node has {count}",
+            fix=f"start {count - (device.index or 0)} processes a node or fewer",
+        )
+    torch.accelerator.set_device_index(index)
+    return torch.device(device.type, index)
+
+
+def distributed_backend(device: torch.device) -> str:
+    """The backend of torch.distributed for tensors on a device."""
+    return COLLECTIVES[device.type]
+
+
+def _accelerator() -> torch.device | None:
+    """What answers; a word in the log where torch-npu is installed and does not."""
+    found = torch.accelerator.current_accelerator(check_available=True)
+    if found is None and importlib.util.find_spec("torch_npu") is not None:
+        try:
+            _load_npu()
+        except UserError as error:
+            logger.warning("no NPU: %s", error)
+        else:
+            found = torch.accelerator.current_accelerator(check_available=True)
+    return found
+
+
+def _load_npu() -> None:
+    """Import torch-npu where torch has not, and see that it found a device."""
+    found = "backend.device = 'npu'"
+    if not hasattr(torch, "npu"):
+        if importlib.util.find_spec("torch_npu") is None:
+            fix = f"install CANN and the torch-npu for torch {torch.__version__}"
+            raise UserError(found, why="torch-npu is not installed", fix=fix)
+        with explain_broken_npu():
+            importlib.import_module("torch_npu")
+    if not torch.get_device_module("npu").is_available():
+        fix = "check `npu-smi info` and ASCEND_RT_VISIBLE_DEVICES"
+        raise UserError(found, why="torch-npu is installed and finds no NPU", fix=fix)
+
+
+def prepare_megatron(device: torch.device) -> None:
+    """Call before megatron-core is first imported: on Ascend, MindSpeed has to change it and torch beforehand.
+
+    Raises:
+        UserError: MindSpeed is missing or does not load.
+    """
+    if device.type != "npu":
+        return
+    assert "megatron.core" not in sys.modules or "mindspeed" in sys.modules, "megatron-core was imported too early"
+    found = "megatron-core on an NPU"
+    if importlib.util.find_spec("mindspeed") is None:
+        raise UserError(
+            found, why="MindSpeed is not installed", fix="install the MindSpeed release for this megatron-core"
         )
     try:
-        importlib.import_module("torch_npu")
-    except (ImportError, RuntimeError, OSError) as error:
+        with _no_arguments():
+            importlib.import_module("mindspeed.megatron_adaptor")
+    except FAILURES as error:
         raise UserError(
-            "backend.device = 'npu'", why=f"torch-npu does not load: {error}", fix="install the CANN that it wants"
+            found,
+            why=f"MindSpeed does not load: {first_line(error)}",
+            fix="install the MindSpeed release for this megatron-core and this torch-npu",
         ) from None
+
+
+@contextmanager
+def _no_arguments() -> Iterator[None]:
+    """Hide the command line's arguments from a module that parses them on import."""
+    given = sys.argv
+    sys.argv = given[:1]
+    try:
+        yield
+    finally:
+        sys.argv = given
 
 
 def autocast(device: torch.device, dtype: str) -> AbstractContextManager[object]:
@@ -64,7 +144,9 @@ def autocast(device: torch.device, dtype: str) -> AbstractContextManager[object]
 def peak_memory_gb(device: torch.device) -> float:
     """The most memory that the process held, in 10^9 bytes: allocated on an accelerator, resident on CPU."""
     if device.type != "cpu":
-        return float(torch.accelerator.max_memory_allocated(device)) / 1e9
+        own = torch.get_device_module(device)  # before torch 2.9 nothing else counts memory
+        statistics = torch.accelerator if hasattr(torch.accelerator, "max_memory_allocated") else own
+        return float(statistics.max_memory_allocated(device)) / 1e9
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 

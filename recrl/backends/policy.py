@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,16 @@ from recrl.groups import PackedGroups, PromptBatch
 
 BeamState = Any
 """The prompts' keys and the beams' own paths; every engine has its own, opaque to its users."""
+
+
+class Slices(Protocol):
+    """A whole tensor that is read in slices: a tensor, or one in a safetensors file."""
+
+    def __getitem__(self, place: Any, /) -> Tensor: ...
+
+
+ReadTensor = Callable[[str], Slices]
+"""Finds a whole tensor by its Hugging Face name."""
 
 
 class Policy(Protocol):
@@ -44,6 +54,42 @@ class Policy(Protocol):
         """What the optimiser updates."""
         ...
 
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """The same with the engine's own names: this rank's part of every one, tied ones once."""
+        ...
+
+    def finish_gradients(self) -> None:
+        """After the last backward pass of a step: add up what the ranks of a model each have a part of."""
+        ...
+
+    def gradient_norm(self) -> Tensor:
+        """The L2 norm of the whole model's gradient, a scalar that is the same on all ranks of a model."""
+        ...
+
+    def whole(self, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+        """Whole tensors under Hugging Face names, one at a time; all ranks of a model have to ask together.
+
+        Args:
+            tensors: shaped and named as ``named_parameters``: weights, or an optimiser's state of them.
+        """
+        ...
+
+    def parts(self, read: ReadTensor) -> Iterator[tuple[str, Tensor]]:
+        """The inverse of ``whole``: this rank's part of every tensor under its own name, on the CPU or where it was."""
+        ...
+
+    def fill(self, values: Iterable[tuple[str, Tensor]]) -> None:
+        """Overwrite all parameters by their own names, with what ``parts`` gives."""
+        ...
+
+    def frozen_copy(self) -> Self:
+        """A policy with weights of its own that do not train: the reference of a KL term."""
+        ...
+
+    def checkpoint_gradients(self) -> None:
+        """From now on compute a layer's activations again in the backward pass, and keep its input alone."""
+        ...
+
     def save_pretrained(self, folder: Path) -> None:
-        """Write a Hugging Face folder."""
+        """Write a Hugging Face folder; all ranks of a model have to ask together."""
         ...

@@ -108,7 +108,7 @@ def choose_budget(rl: LayoutRl) -> dict[int, float]:
     rl.backward(next(iter(rows.values())))  # warm-up
     tasks = {str(budget): partial(rl.backward, part) for budget, part in rows.items()}
     spent = interleave(tasks, 2, warmup=0)
-    rl.optimizer.zero_grad(set_to_none=True)
+    rl.optimizer.zero_grad()
     rl.meter.take("update_actor")
     tried = {budget: min(spent[str(budget)].runs) / len(part) for budget, part in rows.items()}
     rl.update_budget = min(tried, key=lambda budget: tried[budget])
@@ -125,8 +125,8 @@ def budgets(batch: PackedGroups) -> list[int]:
 
 def flat_gradient(rl: Rl, batch: PackedGroups) -> Tensor:
     """The gradient of an optimiser step on a batch, all parameters one behind the other."""
-    rl.optimizer.zero_grad(set_to_none=True)
+    rl.optimizer.zero_grad()
     rl.backward(batch)
     gradient = torch.cat([cast("Tensor", parameter.grad).flatten() for parameter in rl.policy.model.parameters()])
-    rl.optimizer.zero_grad(set_to_none=True)
+    rl.optimizer.zero_grad()
     return gradient

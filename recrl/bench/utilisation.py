@@ -18,8 +18,9 @@ from recrl.bench.measurement import Figures, Measurement, Seconds, Setting, Uneq
 from recrl.bench.plots import Line, Panel, png
 from recrl.bench.timing import interleave
 from recrl.bench.world import LEVELS, WorldSize, history_of, write_world
+from recrl.hardware.flops import Work
 from recrl.models.checkpoint import load_folder
-from recrl.training.meter import Meter
+from recrl.training.meter import Meter, products_of, products_of_model
 
 ITEMS = 12_000
 TOLERANCE = 0.05
@@ -100,8 +101,8 @@ def check_flops(model_folder: Path, prompt_tokens: int) -> float:
     model, _ = load_folder(model_folder)
     model.set_attn_implementation("eager")
     length = prompt_tokens + LEVELS
-    meter = CountingMeter(model, CPU, "float32")
-    meter.count(CHECKED_ROWS * length, CHECKED_ROWS * length * length, CHECKED_ROWS * length)
+    meter = CountingMeter(products_of_model(model), CPU, "float32")
+    meter.count(Work(CHECKED_ROWS * length, CHECKED_ROWS * length * length, CHECKED_ROWS * length))
     with FlopCounterMode(display=False) as counter:
         model(torch.ones(CHECKED_ROWS, length, dtype=torch.long)).logits.sum().backward()
     counted = float(meter.flops / counter.get_total_flops())
@@ -121,7 +122,7 @@ def measure(folder: Path, size: WorldSize, setting: Setting, product: int) -> li
     tasks: dict[str, Callable[[], object]] = {}
     peaks: dict[str, list[float]] = {dtype: [] for dtype in DTYPES}
     for dtype, rl in runs.items():
-        rl.meter = CountingMeter(rl.policy.model, CPU, dtype)
+        rl.meter = CountingMeter(products_of(rl.policy), CPU, dtype)
         choose_budget(rl)
         tasks[dtype] = partial(rl.update, rl.active_batch())
         tasks[f"{dtype} product"] = lambda dtype=dtype: peaks[dtype].append(  # type: ignore[misc]

@@ -18,15 +18,17 @@ import torch
 from numpy.typing import NDArray
 
 from recrl import config as configs
-from recrl.backends.torch_backend import TransformersPolicy
+from recrl.backends.decoder_policy import DecoderPolicy
+from recrl.backends.ranks import own_rank, started_together
 from recrl.baselines import BASELINES, COMPARED, recommend
 from recrl.components import Choice, resolve
 from recrl.config import RunConfig
 from recrl.data import dataset as datasets
+from recrl.data import pools
 from recrl.data.dataset import Dataset, Examples
 from recrl.data.frequency import cold_items, dataset_counts
 from recrl.data.optimum import optimum
-from recrl.data.prompts import LABELS
+from recrl.data.prompts import LABELS, Prompts
 from recrl.errors import DataError, UserError
 from recrl.evaluation import diversity, metrics
 from recrl.evaluation.lists import Lists, named_alike
@@ -172,7 +174,16 @@ def subjects(path: Path) -> list[Subject]:
 
 
 def _subject(stage: Path, found: checkpoint.Checkpoint, name: str) -> Subject:
-    return Subject(name, found.model, configs.load(stage / "config.toml"))
+    return Subject(name, found.model, as_started(configs.load(stage / "config.toml")))
+
+
+def as_started(config: RunConfig) -> RunConfig:
+    """The config on the processes that are here: those that training shared one model out over need not be."""
+    processes = started_together()
+    if processes > 1 and processes % config.backend.tensor_parallel == 0:
+        return config
+    backend = config.backend.model_copy(update={"engine": "torch", "tensor_parallel": 1})
+    return config.model_copy(update={"backend": backend})
 
 
 def protocols(dataset: Dataset, split: str) -> list[Protocol]:
@@ -204,11 +215,23 @@ def evaluate_model(subject: Subject, split: str, folder: Path) -> list[Evaluatio
             results.append(result)
             continue
         prompts = lists.prompts(world.writer, protocol.examples)
-        ranking = lists.rank(policy, world.trie, prompts, width, width)
+        ranking = lists.rank(policy, world.trie, prompts, width, width, world.ranks)
         protocol = replace(protocol, examples=named_alike(protocol.examples, world.trie))
+        bound = _pool_recall(prompts, protocol)
         exclude = subject.config.eval.exclude_history
-        results += _ranked(subject.name, ranking, protocol, measures, begin, about, folder, exclude=exclude)
+        results += _ranked(
+            subject.name, ranking, protocol, measures, begin, about, folder, exclude=exclude, bound=bound
+        )
     return results
+
+
+def _pool_recall(prompts: Prompts, protocol: Protocol) -> dict[str, PerUser]:
+    """Share of every user's targets that are among the candidates: what no list can do better than; {} without any."""
+    if prompts.pool is None or not prompts.pool.lengths.any():
+        return {}
+    values = pools.recall(prompts.pool, protocol.examples.targets)
+    logger.info("%s: %.1f %% of the targets are among the candidates", protocol.name, 100 * np.nanmean(values))
+    return {"pool_recall": values}
 
 
 def _ranked(
@@ -221,15 +244,20 @@ def _ranked(
     folder: Path,
     *,
     exclude: bool,
+    bound: dict[str, PerUser],
 ) -> list[EvaluationResult]:
-    """Measure and save a recommender's lists; with ``exclude`` also those without the items of the history."""
+    """Measure and save a recommender's lists; with ``exclude`` also those without the items of the history.
+
+    Args:
+        bound: [U] what limits every list, reported beside the metrics.
+    """
     lists = {name: ranking}
     if exclude:
         lists[name + NEW] = ranking.without(protocol.examples.history)
     results = []
     for called, found in lists.items():
         items = found.first(max(measures.ks)).items
-        values = measures.per_user(items, protocol.examples)
+        values = measures.per_user(items, protocol.examples) | bound
         results.append(_result(called, protocol, begin, measures.summary(items, values), about))
         save_result(results[-1], folder, per_user=values, examples=protocol.rows)
     return results
@@ -265,7 +293,7 @@ def evaluate_baselines(dataset: Dataset, config: RunConfig, split: str, folder: 
             items = recommend(scorer, protocol.examples.history, wide).astype(np.int64)
             ranking = Ranking(items, np.zeros(items.shape, np.float32))
             about = {"kind": "baseline"}
-            results += _ranked(name, ranking, protocol, measures, begin, about, folder, exclude=exclude)
+            results += _ranked(name, ranking, protocol, measures, begin, about, folder, exclude=exclude, bound={})
         if dataset.meta.get("format") == "synthetic" and dataset.meta.get("split") == "leave-one-out":
             results.append(_optimum(dataset, measures, protocol, folder))
     return results
@@ -281,7 +309,7 @@ def _optimum(dataset: Dataset, measures: Measures, protocol: Protocol, folder: P
 
 
 @torch.no_grad()
-def label_scores(policy: TransformersPolicy, world: World, examples: Examples) -> NDArray[np.float64]:
+def label_scores(policy: DecoderPolicy, world: World, examples: Examples) -> NDArray[np.float64]:
     """[U]: P(yes) / (P(yes) + P(no)) from the first token of either word (METHODS E-2, label prediction)."""
     prompts = world.writer.prompts(examples)
     words = torch.tensor([world.writer.label_token(label) for label in range(len(LABELS))], device=policy.device)
@@ -325,6 +353,7 @@ def evaluate(paths: list[Path], split: str, say: Callable[[str], None]) -> tuple
     for subject in found:  # before the baselines: what can be wrong is wrong here, and then nothing is written
         say(f"{subject.name} on {split}: {subject.model.parent}")
         results += evaluate_model(subject, split, folder)
-    say(f"baselines on {split}")
-    results += evaluate_baselines(datasets.load(first.data.path), first, split, folder)
+    if own_rank() == 0:  # they need no model
+        say(f"baselines on {split}")
+        results += evaluate_baselines(datasets.load(first.data.path), first, split, folder)
     return sorted(results, key=table_order), folder

@@ -7,12 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
+from recrl.backends.decoder_policy import DecoderPolicy
+from recrl.config import RunConfig
 from recrl.data.dataset import Catalog, Examples
 from recrl.data.ragged import Ragged
 from recrl.errors import UserError, nearest
 from recrl.evaluation.evaluate import Subject, subjects
 from recrl.evaluation.lists import Lists, named_alike
-from recrl.training.setup import load_world
+from recrl.evaluation.protocols import Ranking
+from recrl.training.setup import World, load_world
 
 
 @dataclass(frozen=True)
@@ -72,24 +75,15 @@ def recommend(subject: Subject, user: str, k: int) -> list[Recommendation]:
     """The ``k`` most probable items for a history, ranked as evaluation ranks them.
 
     Raises:
-        UserError: the history is empty or names an unknown item, or ``k`` is above the number of items.
+        UserError: the history is empty or names an unknown item, or ``k`` is above the number of items or candidates.
     """
     world, policy = load_world(subject.config, subject.model)
     catalog = world.dataset.catalog
     history = parse_user(user, catalog)
-    if not 1 <= k <= len(catalog):
-        raise UserError(f"--k {k}", why=f"the catalogue has {len(catalog)} items", fix=f"choose 1 to {len(catalog)}")
+    check_k(k, subject.config, len(catalog))
     nobody = np.zeros(1, np.int32)
     examples = Examples.plain(nobody, Ragged.from_lists([history]), Ragged.from_lists([[0]]))
-    width = max(k, subject.config.eval.beam_width)
-    lists = Lists.of(subject.config)
-    prompts = lists.prompts(world.writer, examples)
-    if subject.config.eval.exclude_history:
-        listed = named_alike(examples, world.trie)
-        width += len(set(history))
-        found = lists.rank(policy, world.trie, prompts, width, width).without(listed.history).first(k)
-    else:
-        found = lists.rank(policy, world.trie, prompts, width, k)
+    found = ranked_new(subject.config, world, policy, examples, k)
     return [
         Recommendation(
             place + 1,
@@ -101,3 +95,27 @@ def recommend(subject: Subject, user: str, k: int) -> list[Recommendation]:
         for place, (item, score) in enumerate(zip(found.items[0], found.scores[0], strict=True))
         if item >= 0
     ]
+
+
+def check_k(k: int, config: RunConfig, items: int) -> None:
+    """Whether lists of ``k`` items can be had.
+
+    Raises:
+        UserError: they can't.
+    """
+    if not 1 <= k <= items:
+        raise UserError(f"--k {k}", why=f"the catalogue has {items} items", fix=f"choose 1 to {items}")
+    pool = config.prompts.pool
+    if 0 < pool < k:
+        raise UserError(f"--k {k}", why=f"prompts.pool gives {pool} candidates", fix=f"choose 1 to {pool}")
+
+
+def ranked_new(config: RunConfig, world: World, policy: DecoderPolicy, examples: Examples, k: int) -> Ranking:
+    """``k`` items for every history, without those that it holds where the config leaves them out."""
+    lists, width = Lists.of(config), max(k, config.eval.beam_width)
+    prompts = lists.prompts(world.writer, examples)
+    if not config.eval.exclude_history:
+        return lists.rank(policy, world.trie, prompts, width, k, world.ranks)
+    listed = named_alike(examples, world.trie)
+    width += max(len(set(history.tolist())) for history in examples.history)
+    return lists.rank(policy, world.trie, prompts, width, width, world.ranks).without(listed.history).first(k)

@@ -14,6 +14,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from recrl.atomic import write_text
+from recrl.backends.ranks import own_rank
 from recrl.errors import DataError
 from recrl.evaluation.bootstrap import Interval, bootstrap_means, paired_difference
 from recrl.evaluation.metrics import Ints, PerUser
@@ -103,8 +104,10 @@ def save_result(
         per_user: [U] each, as ``measured`` takes it; kept as float32.
         examples: [U] which rows of the split the users are; default 0 .. U - 1. Only equal ones are ever paired.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{result.name}-{result.split}.json"
+    if own_rank():  # every rank has all results, and the first writes them
+        return path
+    folder.mkdir(parents=True, exist_ok=True)
     beside = path.with_suffix(".safetensors")
     if per_user:
         from safetensors.numpy import save

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as transformers_logging
 
 from recrl.errors import UserError
@@ -24,16 +33,33 @@ def load_folder(path: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     Raises:
         UserError: not a folder that transformers can load as a decoder.
     """
+    with _explained(path):
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    return model, tokenizer
+
+
+def read_folder(path: Path) -> tuple[PretrainedConfig, PreTrainedTokenizerBase]:
+    """What a folder says of its decoder, and its tokenizer; no weights are read.
+
+    Raises:
+        UserError: not a folder that transformers can load as a decoder.
+    """
+    with _explained(path):
+        return AutoConfig.from_pretrained(path), AutoTokenizer.from_pretrained(path)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn what transformers says of a folder that it can't load into words for the user."""
     if not (path / "config.json").is_file():
         raise UserError(f"no model at {path}", why="config.json is not there", fix="name a Hugging Face model folder")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+        yield
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise UserError(
             f"can't load the model at {path}", why=str(error).splitlines()[0], fix="check the folder"
         ) from None
-    return model, tokenizer
 
 
 def use_layouts(model: PreTrainedModel) -> None:

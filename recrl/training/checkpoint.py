@@ -11,21 +11,25 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
 
 from recrl.atomic import new_folder
+from recrl.backends.policy import Slices
+from recrl.backends.ranks import ALONE, Ranks
 from recrl.errors import RunError, UserError
 
 logger = logging.getLogger(__name__)
 MANIFEST = "MANIFEST.json"
+FILE_BYTES = 4 * 2**30
+"""Of one file of tensors: what the first rank holds at once of a model that is spread over many."""
 
 
 @dataclass(frozen=True)
@@ -40,25 +44,55 @@ class Checkpoint:
         """The Hugging Face folder."""
         return self.path / "model"
 
-    def tensors(self) -> dict[str, Tensor]:
-        """What the trainer needs to go on: weights, average, optimiser."""
-        tensors: dict[str, Tensor] = load_file(self.path / "trainer.safetensors")
-        return tensors
+    @cached_property
+    def _files(self) -> dict[str, Any]:
+        """The open file of every tensor."""
+        opened = [safe_open(path, framework="pt") for path in sorted(self.path.glob("trainer*.safetensors"))]
+        return {name: file for file in opened for name in file.keys()}  # type: ignore[no-untyped-call]  # noqa: SIM118
+
+    def read(self, name: str) -> Slices:
+        """One tensor of what the trainer needs to go on (weights, average, optimiser), read where it is sliced."""
+        found: Slices = self._files[name].get_slice(name)
+        return found
 
 
 def write(
-    folder: Path, step: int, save_model: Callable[[Path], None], tensors: dict[str, Tensor], state: dict[str, Any]
+    folder: Path,
+    step: int,
+    save_model: Callable[[Path], None],
+    tensors: Iterable[tuple[str, Tensor]],
+    state: dict[str, Any],
+    ranks: Ranks = ALONE,
 ) -> Path:
-    """Write ``folder/step-000100`` and point ``folder/../latest`` at it.
+    """Write ``folder/step-000100`` and point ``folder/../latest`` at it; all ranks have to call together.
+
+    Args:
+        save_model: writes a Hugging Face folder, with the other ranks of the first copy of the model.
+        tensors: names and whole tensors, made one after the other, so that none of them has to wait for the rest.
 
     Raises:
         RunError: the disk is full or gone; nothing of the checkpoint is left, those before it are untouched.
     """
     target = folder / f"step-{step:06d}"
+    if ranks.is_first:
+        _write(target, save_model, tensors, state)
+    else:
+        if ranks.data_rank == 0:
+            save_model(target / "model")
+        for _ in tensors:  # made together with the first rank, which writes them
+            pass
+    ranks.wait()
+    return target
+
+
+def _write(
+    target: Path, save_model: Callable[[Path], None], tensors: Iterable[tuple[str, Tensor]], state: dict[str, Any]
+) -> None:
     try:
         with new_folder(target, overwrite=True) as beside:
             save_model(beside / "model")
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, beside / "trainer.safetensors")
+            for number, part in enumerate(_parts(tensors, FILE_BYTES)):
+                save_file(part, beside / (f"trainer-{number}.safetensors" if number else "trainer.safetensors"))
             (beside / "state.json").write_text(json.dumps(state, indent=2) + "\n")
             files = [path for path in sorted(beside.rglob("*")) if path.is_file()]
             hashes = {str(path.relative_to(beside)): _hash(path) for path in files}
@@ -66,8 +100,21 @@ def write(
     except (OSError, SafetensorError) as error:
         fix = "make room, then go on with --resume"
         raise RunError(f"can't write the checkpoint {target}", why=str(error), fix=fix) from None
-    _point(folder.parent / "latest", target)
-    return target
+    _point(target.parent.parent / "latest", target)
+
+
+def _parts(tensors: Iterable[tuple[str, Tensor]], limit: int) -> Iterator[dict[str, Tensor]]:
+    """What goes into one file together: at most ``limit`` bytes, or a single tensor; at least one part."""
+    held: dict[str, Tensor] = {}
+    size = 0
+    for name, tensor in tensors:
+        more = tensor.numel() * tensor.element_size()
+        if held and size + more > limit:
+            yield held
+            held, size = {}, 0
+        held[name] = tensor.cpu().contiguous()
+        size += more
+    yield held
 
 
 def read(path: Path) -> Checkpoint:
@@ -126,18 +173,6 @@ def best(stage: Path) -> Checkpoint:
         raise UserError(f"no checkpoint below {stage}", why=why, fix="run the stage first")
     path = stage / "checkpoints" / f"step-{found.state['progress']['best_step']:06d}"
     return read(path) if path.is_dir() else found
-
-
-def model_tensors(model: nn.Module, prefix: str) -> dict[str, Tensor]:
-    """The weights under names that start with ``prefix``; tied ones once."""
-    return {f"{prefix}.{name}": value.detach() for name, value in model.named_parameters()}
-
-
-@torch.no_grad()
-def load_into(model: nn.Module, tensors: dict[str, Tensor], prefix: str) -> None:
-    """Put back what ``model_tensors`` gave."""
-    for name, parameter in model.named_parameters():
-        parameter.copy_(tensors[f"{prefix}.{name}"])
 
 
 def prune(folder: Path, keep: int, best: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from recrl.backends.host_memory import keep_freed_memory
@@ -45,17 +46,24 @@ def launch(stage: Stage, report: Report, *, overwrite: bool, resume: bool) -> di
     """Run a stage from its start, or from the newest whole checkpoint; returns what ``status.json`` says."""
     if stage.world.device.type == "cpu":
         keep_freed_memory()
-    folder = stage.folder
-    if not (resume and folder.started):
+    folder, ranks = stage.folder, stage.world.ranks
+    if not ranks.agree(resume and folder.started):
         folder.start(stage.config, str(stage.world.device), overwrite=overwrite)
+        ranks.wait()
         return _run(stage, report)
     folder.check_config(stage.config)
-    found = checkpoint.newest(folder.checkpoints)
-    checkpoint.settle(folder.checkpoints, found)
+    found = ranks.agree(_newest(folder.checkpoints) if ranks.is_first else None)
     if found is not None:
         stage.restore(found)
     folder.resume(stage.at.step if found is not None else -1, stage.at.elapsed_s)
     return _run(stage, report)
+
+
+def _newest(folder: Path) -> checkpoint.Checkpoint | None:
+    """The newest whole checkpoint, with what a kill left half done out of the way."""
+    found = checkpoint.newest(folder)
+    checkpoint.settle(folder, found)
+    return found
 
 
 def _run(stage: Stage, report: Report) -> dict[str, Any]:

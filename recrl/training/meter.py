@@ -10,27 +10,48 @@ from contextlib import contextmanager
 import torch
 from transformers import PreTrainedModel
 
+from recrl.backends.decoder_policy import DecoderPolicy
 from recrl.backends.device import measured_peak_flops, peak_memory_gb, synchronize
 from recrl.groups import PackedGroups
+from recrl.hardware.flops import TRAINING_PASSES, Products, Work, forward_flops
+from recrl.hardware.model_shapes import shape_of
 from recrl.models.fused import weights_left_out
 
 
-class Meter:
-    """Collects one step's figures; ``take`` gives them and starts anew."""
+def products_of(policy: DecoderPolicy) -> Products:
+    """What a forward pass of a policy's whole model multiplies by."""
+    if isinstance(policy.model, PreTrainedModel):
+        return products_of_model(policy.model)
+    return Products.of(shape_of(policy.config.to_dict(), "the model"))  # this rank has a part of it
 
-    def __init__(self, model: PreTrainedModel, device: torch.device, dtype: str) -> None:
-        embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
-        total = sum(parameter.numel() for parameter in model.parameters())
-        self._head = head.numel()
+
+def products_of_model(model: PreTrainedModel) -> Products:
+    """What a forward pass of a model in memory multiplies by."""
+    embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    total = sum(parameter.numel() for parameter in model.parameters())
+    shape = model.config
+    size = getattr(shape, "head_dim", None) or shape.hidden_size // shape.num_attention_heads
+    return Products(
         # A lookup is no product; the head is one, at the positions that are scored.
-        self._body = total - embedding.numel() - (0 if head is embedding else head.numel())
-        shape = model.config
-        size = getattr(shape, "head_dim", None) or shape.hidden_size // shape.num_attention_heads
-        self._heads = shape.num_attention_heads * size
-        self._attention = shape.num_hidden_layers * self._heads
-        self._left_out = weights_left_out(model)
+        body=total - embedding.numel() - (0 if head is embedding else head.numel()),
+        head=head.numel(),
+        channels=shape.num_attention_heads * size,
+        layers=shape.num_hidden_layers,
+        unread=weights_left_out(model),
+    )
+
+
+class Meter:
+    """Collects one step's figures; ``take`` gives them and starts anew.
+
+    Args:
+        devices: that compute together; what is counted is the work of all of them.
+    """
+
+    def __init__(self, products: Products, device: torch.device, dtype: str, devices: int = 1) -> None:
+        self._products = products
         self._device = device
-        self._peak = measured_peak_flops(device, dtype)
+        self._peak = measured_peak_flops(device, dtype) * devices
         self._seconds: dict[str, float] = defaultdict(float)
         self._flops = 0.0
         self._tokens = 0
@@ -44,26 +65,10 @@ class Meter:
         synchronize(self._device)
         self._seconds[phase] += time.perf_counter() - begin
 
-    def count(
-        self, tokens: int, pairs: int, scored: int, *, passes: int = 3, unread: int = 0, unread_pairs: int = 0
-    ) -> None:
-        """Count what the actor computed.
-
-        A forward pass is 2 FLOPs a weight and token, the head's at scored positions alone, and 4 a pair of positions
-        and attention channel (scores, and their weighted sum); forward and backward are 3 passes.
-
-        Args:
-            tokens: real ones, not padding.
-            pairs: query and key positions that meet, over all rows.
-            scored: states that the head was computed for.
-            unread: tokens whose last state is not read: a last layer that knows how computes their keys and values
-                alone (``recrl.models.fused``).
-            unread_pairs: of these as queries.
-        """
-        self._tokens += tokens
-        self._flops += passes * (2 * tokens * self._body + 2 * scored * self._head + 4 * pairs * self._attention)
-        if self._left_out:
-            self._flops -= passes * (2 * unread * self._left_out + 4 * unread_pairs * self._heads)
+    def count(self, work: Work, *, passes: int = TRAINING_PASSES) -> None:
+        """Count what the actor computed: ``work`` in every one of so many forward passes."""
+        self._tokens += work.tokens
+        self._flops += passes * forward_flops(self._products, work)
 
     def take(self, phase: str) -> dict[str, float]:
         """The figures since the last call; MFU is of the seconds in ``phase``, over the measured peak."""
@@ -79,7 +84,7 @@ class Meter:
         return values
 
 
-def count_update(meter: Meter, batch: PackedGroups) -> None:
-    """Count an update on active rows."""
+def update_work(batch: PackedGroups) -> Work:
+    """What a forward pass over active rows computes."""
     unread = batch.effective_tokens - batch.states
-    meter.count(batch.effective_tokens, batch.pairs, batch.states, unread=unread, unread_pairs=batch.unread_pairs)
+    return Work(batch.effective_tokens, batch.pairs, batch.states, unread, batch.unread_pairs)

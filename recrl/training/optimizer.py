@@ -3,22 +3,148 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from recrl.backends.policy import ReadTensor
+from recrl.backends.ranks import BUCKET_BYTES, Ranks, buckets
 from recrl.errors import RunError
 
+MOMENTS = ("exp_avg", "exp_avg_sq")
 
-def adamw(model: nn.Module, *, lr: float, betas: tuple[float, float], weight_decay: float) -> torch.optim.AdamW:
-    """AdamW; matrices decay, vectors (norms, biases) do not."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [parameter for parameter in trained if parameter.dim() >= 2], "weight_decay": weight_decay},
-        {"params": [parameter for parameter in trained if parameter.dim() < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True)
+
+class Shards(Protocol):
+    """A policy as the optimiser sees it: its parameters, and how they become those of the whole model."""
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
+
+    def gradient_norm(self) -> Tensor: ...
+
+    def whole(self, tensors: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]: ...
+
+    def parts(self, read: ReadTensor) -> Iterator[tuple[str, Tensor]]: ...
+
+
+class AdamW:
+    """AdamW over a policy's parameters; matrices decay, vectors (norms, biases) do not.
+
+    Every copy of the model keeps the moments of the parameters that it owns, steps these, and sends them to the other
+    copies (ZeRO, stage 1, arXiv:1910.02054). The numbers are those of one copy that steps them all.
+    """
+
+    def __init__(
+        self, policy: Shards, ranks: Ranks, *, lr: float, betas: tuple[float, float], weight_decay: float
+    ) -> None:
+        self.steps = 0
+        self._policy = policy
+        self._ranks = ranks
+        self._trained = {name: weight for name, weight in policy.named_parameters() if weight.requires_grad}
+        sizes = [weight.numel() for weight in self._trained.values()]
+        self._owner = dict(zip(self._trained, owners(sizes, ranks.data_size), strict=True))
+        own = [weight for name, weight in self._trained.items() if self._owner[name] == ranks.data_rank]
+        groups = [
+            {"params": [weight for weight in own if weight.dim() >= 2], "weight_decay": weight_decay},
+            {"params": [weight for weight in own if weight.dim() < 2], "weight_decay": 0.0},
+        ]
+        self._inner = torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True)
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """What this rank steps, as torch has it."""
+        groups: list[dict[str, Any]] = self._inner.param_groups
+        return groups
+
+    def set_lr(self, lr: float) -> None:
+        for group in self.param_groups:
+            group["lr"] = lr
+
+    def gradients(self) -> list[Tensor]:
+        """Of every parameter; zeros where this rank's part of the batch gave none."""
+        for weight in self._trained.values():
+            if weight.grad is None:
+                weight.grad = torch.zeros_like(weight)
+        return [weight.grad for weight in self._trained.values() if weight.grad is not None]
+
+    def clip(self, max_norm: float, step: int) -> float:
+        """Scale the gradient down to ``max_norm``; the norm that it had.
+
+        Raises:
+            RunError: it is not finite, so the next step would ruin the weights.
+        """
+        total = self._policy.gradient_norm()
+        nn.utils.clip_grads_with_norm_(self._trained.values(), max_norm, total)
+        norm = float(total)
+        if not math.isfinite(norm):
+            raise RunError(
+                f"the gradient's norm is {norm} at step {step}",
+                why="an optimiser step with it would ruin the weights",
+                fix="lower the learning rate or use float32, and go on from the last checkpoint",
+            )
+        return norm
+
+    @torch.no_grad()
+    def step(self) -> None:
+        self._inner.step()
+        self.steps += 1
+        if self._ranks.data_size > 1:
+            self._share_weights()
+
+    def _share_weights(self) -> None:
+        for owner in range(self._ranks.data_size):
+            weights = [weight.data for name, weight in self._trained.items() if self._owner[name] == owner]
+            for bucket in buckets(weights, BUCKET_BYTES):
+                flat = torch.cat([weight.flatten() for weight in bucket])
+                self._ranks.send(flat, owner)
+                for weight, new in zip(bucket, flat.split([weight.numel() for weight in bucket]), strict=True):
+                    weight.copy_(new.view_as(weight))
+
+    def zero_grad(self) -> None:
+        for weight in self._trained.values():
+            weight.grad = None
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """The moments of the whole model under their Hugging Face names, one at a time; all ranks ask together.
+
+        Ranks of other copies than the first help and are given nothing. A parameter that has never had a gradient has
+        moments of 0, which is what it would start with.
+        """
+        if not self.steps:
+            return
+        for name, weight in self._trained.items():
+            for key in MOMENTS:
+                value = self._inner.state[weight].get(key)
+                value = torch.zeros_like(weight) if value is None else value
+                self._ranks.send(value, self._owner[name])
+                if self._ranks.data_rank == 0:
+                    for found, tensor in self._policy.whole({name: value}):
+                        yield f"optimizer.{key}.{found}", tensor
+
+    def restore(self, read: ReadTensor, steps: int) -> None:
+        """Put back what ``tensors`` gave, on whatever number of ranks."""
+        self.steps = steps
+        self._inner.state.clear()
+        if not steps:
+            return
+        for key in MOMENTS:
+            for name, value in self._policy.parts(lambda found, key=key: read(f"optimizer.{key}.{found}")):  # type: ignore[misc]
+                if name in self._trained and self._owner[name] == self._ranks.data_rank:
+                    weight = self._trained[name]
+                    state = self._inner.state[weight]
+                    state["step"] = torch.tensor(float(steps), device=weight.device)
+                    state[key] = torch.empty_like(weight, requires_grad=False).copy_(value)
+
+
+def owners(sizes: list[int], ranks: int) -> list[int]:
+    """Which rank owns each of several things: the largest first, always to the one that has least."""
+    held = [0] * ranks
+    owner = [0] * len(sizes)
+    for place in sorted(range(len(sizes)), key=lambda number: (-sizes[number], number)):
+        owner[place] = held.index(min(held))
+        held[owner[place]] += sizes[place]
+    return owner
 
 
 def cosine_lr(step: int, *, steps: int, warmup_steps: int, lr: float, lr_final: float) -> float:
@@ -29,49 +155,8 @@ def cosine_lr(step: int, *, steps: int, warmup_steps: int, lr: float, lr_final: 
     return lr_final + (lr - lr_final) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
-def clip(parameters: Iterable[nn.Parameter], max_norm: float, step: int) -> float:
-    """Scale the gradient down to ``max_norm``; the norm that it had.
-
-    Raises:
-        RunError: it is not finite, so the next step would ruin the weights.
-    """
-    norm = float(nn.utils.clip_grad_norm_(parameters, max_norm))
-    if not math.isfinite(norm):
-        raise RunError(
-            f"the gradient's norm is {norm} at step {step}",
-            why="an optimiser step with it would ruin the weights",
-            fix="lower the learning rate or use float32, and go on from the last checkpoint",
-        )
-    return norm
-
-
-def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-
-
 @torch.no_grad()
-def average_into(average: nn.Module, model: nn.Module, *, decay: float, step: int) -> None:
+def average_into(average: Iterable[nn.Parameter], weights: Iterable[nn.Parameter], *, decay: float, step: int) -> None:
     """Move the average towards the weights; early steps move it faster, so that it forgets where it started."""
     now = min(decay, (1 + step) / (10 + step))
-    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - now)
-
-
-def optimizer_tensors(optimizer: torch.optim.Optimizer, names: dict[Tensor, str]) -> dict[str, Tensor]:
-    """The optimiser's state as named tensors."""
-    return {
-        f"optimizer.{key}.{names[parameter]}": value
-        for parameter, state in optimizer.state.items()
-        for key, value in state.items()
-    }
-
-
-def restore_optimizer(optimizer: torch.optim.Optimizer, names: dict[Tensor, str], tensors: dict[str, Tensor]) -> None:
-    """Put back what ``optimizer_tensors`` gave."""
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            optimizer.state[parameter] = {
-                key: tensors[f"optimizer.{key}.{names[parameter]}"].to(parameter.device, copy=True)
-                for key in ("step", "exp_avg", "exp_avg_sq")
-                if f"optimizer.{key}.{names[parameter]}" in tensors
-            }
+    torch._foreach_lerp_(list(average), list(weights), 1 - now)

@@ -7,7 +7,7 @@ then equals the new one; the reference is skipped where nothing weighs it.
 
 from __future__ import annotations
 
-import copy
+import itertools
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -15,25 +15,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recrl.backends.torch_backend import TransformersPolicy
+from recrl.backends.decoder_policy import DecoderPolicy
 from recrl.config import RunConfig
 from recrl.groups import PackedGroups, PromptBatch, RolloutGroups, Signal, pack_active, slate_entropy
 from recrl.objectives.base import ObjectiveInputs, log_ratio
-from recrl.rollout.base import RolloutContext, join_groups, split_prompts
+from recrl.rollout.base import RolloutContext, join_groups, split_prompts, to_device
 from recrl.seeding import seed_of
 from recrl.signals.base import SignalContext
 from recrl.training import checkpoint, feedback
 from recrl.training.ahead import Ahead
 from recrl.training.group_health import group_health, unequal
 from recrl.training.launch import Position, Report, launch
-from recrl.training.meter import Meter, count_update
+from recrl.training.meter import Meter, products_of, update_work
 from recrl.training.method import Method
-from recrl.training.optimizer import adamw, clip, cosine_lr, optimizer_tensors, restore_optimizer, set_lr
+from recrl.training.optimizer import AdamW, cosine_lr
 from recrl.training.reward_context import reward_context, text_vectors
 from recrl.training.rl_prompts import PromptSource, asks_for_titles
-from recrl.training.run_folder import StageFolder
+from recrl.training.run_folder import StageFolder, stage_folder
 from recrl.training.setup import World, load_data, load_world, make_policy, make_world, new_model
 from recrl.training.validation import Progress, Validation
+from recrl.training.weights import load_weights, weights
 
 
 class Rl:
@@ -44,16 +45,16 @@ class Rl:
         self.folder = folder
         self.method = Method.make(config.rl)
         self.world, self.policy = start_world(config)
-        model = self.policy.model
-        self.reference: TransformersPolicy | None = None
+        self.reference: DecoderPolicy | None = None
         if self.method.objective.needs_reference(self.method.objective_options):
-            frozen = copy.deepcopy(model).requires_grad_(False)
-            self.reference = make_policy(config, self.world, frozen, self.policy.tokenizer)
+            self.reference = self.policy.frozen_copy()
         options = config.rl
-        self.optimizer = adamw(model, lr=options.lr, betas=options.betas, weight_decay=options.weight_decay)
-        self.names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
+        self.ranks = self.world.ranks
+        self.optimizer = AdamW(
+            self.policy, self.ranks, lr=options.lr, betas=options.betas, weight_decay=options.weight_decay
+        )
         self.validation = Validation.make(config, self.world)
-        self.meter = Meter(model, self.world.device, config.backend.dtype)
+        self.meter = Meter(products_of(self.policy), self.world.device, config.backend.dtype, self.ranks.size)
         self.at = Position()
         self.progress = Progress()
         self.signal_state: dict[str, float] = {}
@@ -70,18 +71,35 @@ class Rl:
         return self.config.rl.epochs * self.config.rl.mini_batches == 1
 
     def rollout(self, prompts: PromptBatch, seed: int) -> RolloutGroups:
-        """Groups of all prompts, in parts of at most the token budget."""
-        parts = split_prompts(prompts, self.config.backend.token_budget, self.method.rollout_options.group_size)
+        """Groups of all prompts: this rank's in parts of at most the token budget, then those of all ranks."""
+        mine, first = self.own_prompts(prompts)
+        parts = split_prompts(mine, self.config.backend.token_budget, self.method.rollout_options.group_size)
         policy, world, steps = self.policy, self.world, self.config.rl.steps
 
-        def part(rows: Tensor, number: int) -> RolloutGroups:
-            own = seed_of(seed, number) if number else seed
-            context = RolloutContext(policy, world.trie, world.codes, own, self.at.step, steps)
-            groups: RolloutGroups = self.method.rollout.run(prompts.select(rows), self.method.rollout_options, context)
+        def part(rows: Tensor) -> RolloutGroups:
+            context = RolloutContext(
+                policy, world.trie, world.codes, seed, self.at.step, steps, first=first + int(rows[0])
+            )
+            groups: RolloutGroups = self.method.rollout.run(mine.select(rows), self.method.rollout_options, context)
             return groups
 
         with torch.no_grad():
-            return join_groups([part(rows, number) for number, rows in enumerate(parts)])
+            made = [part(rows) for rows in parts]
+        return join_groups(self.gathered(made))
+
+    def own_prompts(self, prompts: PromptBatch) -> tuple[PromptBatch, int]:
+        """What this rank rolls out, and the place of its first prompt among all."""
+        if self.ranks.data_size == 1:
+            return prompts, 0
+        share = self.ranks.share(prompts.length.tolist())
+        return prompts.select(torch.arange(share.start, share.stop, device=self.world.device)), share.start
+
+    def gathered(self, made: list[RolloutGroups]) -> list[RolloutGroups]:
+        """The parts of all ranks, in the order of the prompts."""
+        if self.ranks.data_size == 1:
+            return made
+        every = self.ranks.gather([to_device(groups, torch.device("cpu")) for groups in made])
+        return [to_device(groups, self.world.device) for parts in every for groups in parts]
 
     def generate(self, seed: int) -> tuple[RolloutGroups, Tensor]:
         """Groups of the next batch of prompts, and their [B, G, M] rewards."""
@@ -135,7 +153,7 @@ class Rl:
     def keep_best(self, signal: Signal) -> None:
         """Leave the step's best responses to a later SFT."""
         share = self.config.rl.feedback_share
-        if share:
+        if share and self.ranks.is_first:
             rows = feedback.best_responses(signal, share)
             feedback.record(self.folder.path / feedback.FOLDER, self.at.step + 1, rows, self.world.dataset)
 
@@ -161,9 +179,21 @@ class Rl:
                     ref = self.all_logps(self.reference, batch)
         return batch.with_logps(old, ref)
 
-    def all_logps(self, policy: TransformersPolicy, batch: PackedGroups) -> Tensor:
-        """[N, R], micro-batch by micro-batch; rows keep their order, since prompts are cut in order."""
-        return torch.cat([policy.logp(part)[0] for part in batch.micro_batches(self.config.backend.token_budget)])
+    def all_logps(self, policy: DecoderPolicy, batch: PackedGroups) -> Tensor:
+        """[N, R], micro-batch by micro-batch, rank by rank; rows keep their order, since prompts are cut in order."""
+        parts = self.own_rows(batch).micro_batches(self.config.backend.token_budget)
+        found = [policy.logp(part)[0] for part in parts]
+        if self.ranks.data_size == 1:
+            return torch.cat(found)
+        every = self.ranks.gather([logp.cpu() for logp in found])
+        return torch.cat([logp for rank in every for logp in rank]).to(self.world.device)
+
+    def own_rows(self, batch: PackedGroups) -> PackedGroups:
+        """The rows that this rank computes: those of neighbouring prompts."""
+        if self.ranks.data_size == 1:
+            return batch
+        share = self.ranks.share(batch.tokens_of_prompts)
+        return batch.part(share.start, share.stop)
 
     def update(self, batch: PackedGroups) -> dict[str, float]:
         """The optimiser steps on one rollout."""
@@ -173,11 +203,11 @@ class Rl:
         for epoch in range(options.epochs):
             for number, rows in enumerate(self.mini_batches(len(batch.prompts), epoch)):
                 lr = self.lr(epoch * options.mini_batches + number)
-                set_lr(self.optimizer, lr)
+                self.optimizer.set_lr(lr)
                 loss, report = self.backward(batch.select(rows))
-                norms.append(clip(self.policy.parameters(), options.clip_grad, self.at.step))
+                norms.append(self.optimizer.clip(options.clip_grad, self.at.step))
                 self.optimizer.step()
-                self.optimizer.zero_grad(set_to_none=True)
+                self.optimizer.zero_grad()
                 losses.append(loss)
                 for name, value in report.items():
                     totals[name] = totals.get(name, 0.0) + value
@@ -211,17 +241,20 @@ class Rl:
         units = float(objective.units(mini, options))
         state = self.objective_state | self.adapted(mini)
         sums: dict[str, Tensor] = {}
-        for micro in mini.micro_batches(self.config.backend.token_budget):
+        for micro in self.own_rows(mini).micro_batches(self.config.backend.token_budget):
             logp, entropy = self.policy.logp(micro)
             inputs = ObjectiveInputs.of(micro, logp, self.policy.ops, state)
             total, report = objective.run(logp, inputs, options)
             (total / units).backward()
             for name, value in {**report, "entropy": entropy.sum(), "loss": total.detach()}.items():
                 sums[name] = sums[name] + value.double() if name in sums else value.double()
-            count_update(self.meter, micro)
+        self.meter.count(update_work(mini))
+        self.ranks.add_all(self.optimizer.gradients())
+        self.policy.finish_gradients()
         # Read once, when all is computed: each reading waits for the device.
-        read = dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True))
-        return read.pop("loss") / units, read
+        read = dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True)) if sums else {}
+        total_of = added(self.ranks.gather(read))
+        return total_of.pop("loss") / units, total_of
 
     def adapted(self, mini: PackedGroups) -> dict[str, float]:
         """What the objective wants to know of all rows of an optimiser step together."""
@@ -242,22 +275,24 @@ class Rl:
 
     def save(self) -> None:
         """Write a checkpoint and drop those that are no longer wanted."""
-        tensors = checkpoint.model_tensors(self.policy.model, "model") | optimizer_tensors(self.optimizer, self.names)
         state = {
             "at": asdict(replace(self.at, elapsed_s=self.folder.elapsed_s)),
             "progress": asdict(self.progress),
             "signal": self.signal_state,
             "objective": self.objective_state,
             "drawn": self.drawn,
+            "optimizer_steps": self.optimizer.steps,
         }
-        checkpoint.write(self.folder.checkpoints, self.at.step, self.policy.save_pretrained, tensors, state)
-        checkpoint.prune(self.folder.checkpoints, self.config.rl.keep, self.progress.best_step)
+        tensors = itertools.chain(weights(self.policy, "model", self.ranks), self.optimizer.tensors())
+        place, save_model = self.folder.checkpoints, self.policy.save_pretrained
+        checkpoint.write(place, self.at.step, save_model, tensors, state, self.ranks)
+        if self.ranks.is_first:
+            checkpoint.prune(place, self.config.rl.keep, self.progress.best_step)
 
     def restore(self, found: checkpoint.Checkpoint) -> None:
         """Put everything back to where the checkpoint was written."""
-        tensors = found.tensors()
-        checkpoint.load_into(self.policy.model, tensors, "model")
-        restore_optimizer(self.optimizer, self.names, tensors)
+        load_weights(self.policy, "model", found.read)
+        self.optimizer.restore(found.read, int(found.state["optimizer_steps"]))
         self.at, self.progress = Position(**found.state["at"]), Progress(**found.state["progress"])
         self.signal_state = dict(found.state["signal"])
         self.objective_state = dict(found.state["objective"])
@@ -266,7 +301,8 @@ class Rl:
     def run(self, report: Report) -> dict[str, Any]:
         """Train to the end, or until validation says stop. Returns what ``status.json`` says."""
         options = self.config.rl
-        feedback.take_back(self.folder.path / feedback.FOLDER, self.at.step)
+        if self.ranks.is_first:
+            feedback.take_back(self.folder.path / feedback.FOLDER, self.at.step)
         if self.progress.best_step < 0:
             score = self.validate()
             self.folder.log(0, score | self.meter.take("eval"))
@@ -311,7 +347,13 @@ class Rl:
         return {"state": state} | status
 
 
-def start_world(config: RunConfig) -> tuple[World, TransformersPolicy]:
+def added(reports: list[dict[str, float]]) -> dict[str, float]:
+    """Sums of what several ranks have summed; a rank without rows has none."""
+    names = dict.fromkeys(name for report in reports for name in report)
+    return {name: sum(report.get(name, 0.0) for report in reports) for name in names}
+
+
+def start_world(config: RunConfig) -> tuple[World, DecoderPolicy]:
     """The model that RL starts from, with its data: ``rl.init``, this run's best SFT, or ``[model]`` without SFT.
 
     Raises:
@@ -329,5 +371,5 @@ def start_world(config: RunConfig) -> tuple[World, TransformersPolicy]:
 
 def train_rl(config: RunConfig, report: Report, *, overwrite: bool = False, resume: bool = False) -> dict[str, Any]:
     """Run RL as the config says, below ``config.folder / "rl"``."""
-    folder = StageFolder(config.folder / "rl")
+    folder = stage_folder(config.folder / "rl")
     return launch(Rl(config, folder), report, overwrite=overwrite, resume=resume)

@@ -15,10 +15,14 @@ from typing import Any
 
 from recrl import __version__
 from recrl.atomic import write_text
+from recrl.backends.ranks import own_rank
 from recrl.config import RunConfig
 from recrl.errors import UserError
 
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pydantic", "faiss-cpu", "scikit-learn")
+
+LAYOUT = frozenset({"engine", "tensor_parallel"})
+"""Keys of ``[backend]`` that change nothing but where a run's numbers are computed."""
 
 
 class StageFolder:
@@ -72,16 +76,16 @@ class StageFolder:
         return self.path.is_dir() and files <= {"checkpoints", "environment.json", ".config.toml.tmp"}
 
     def check_config(self, config: RunConfig) -> None:
-        """A resumed run must be the same run.
+        """A resumed run must be the same run; how it is spread over devices may change.
 
         Raises:
             UserError: the config is not the one that the run started with.
         """
-        saved = (self.path / "config.toml").read_text()
-        if saved != config.to_toml():
+        saved, wanted = (_without_layout(text) for text in ((self.path / "config.toml").read_text(), config.to_toml()))
+        if saved != wanted:
             raise UserError(
                 f"{self.path} was started with another config",
-                why=f"a resumed run must be the same run; {_first_difference(saved, config.to_toml())}",
+                why=f"a resumed run must be the same run; {_first_difference(saved, wanted)}",
                 fix="undo the change, or start under another run.name",
             )
 
@@ -104,6 +108,30 @@ class StageFolder:
         """Replace ``status.json``."""
         text = json.dumps({"state": state, "seconds": round(self.elapsed_s, 1)} | more, indent=2) + "\n"
         write_text(self.path / "status.json", text)
+
+
+class Bystander(StageFolder):
+    """The folder as ranks other than the first have it: they write nothing."""
+
+    def start(self, config: RunConfig, device: str, *, overwrite: bool) -> None:
+        pass
+
+    def check_config(self, config: RunConfig) -> None:
+        pass
+
+    def resume(self, step: int, elapsed_s: float) -> None:
+        pass
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        pass
+
+    def status(self, state: str, **more: Any) -> None:
+        pass
+
+
+def stage_folder(path: Path) -> StageFolder:
+    """The folder of a stage, for this process."""
+    return StageFolder(path) if own_rank() == 0 else Bystander(path)
 
 
 def environment(device: str, seed: int) -> dict[str, Any]:
@@ -132,6 +160,11 @@ def _git_revision() -> str | None:
         return None
     asked = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     return asked.stdout.strip() or None
+
+
+def _without_layout(text: str) -> str:
+    """A config's lines but those that say how a run is spread over devices."""
+    return "".join(line for line in text.splitlines(keepends=True) if line.split(" = ")[0] not in LAYOUT)
 
 
 def _is_whole(line: str) -> bool:

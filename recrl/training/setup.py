@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import itertools
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from recrl.backends.device import choose_device
-from recrl.backends.torch_backend import TransformersPolicy
+from recrl.backends.decoder_policy import DecoderPolicy
+from recrl.backends.device import local_device
+from recrl.backends.engines import ENGINES
+from recrl.backends.ranks import ALONE, Ranks, join, local_rank
+from recrl.baselines import BASELINES
+from recrl.components import Choice, resolve
 from recrl.config import RunConfig
 from recrl.data import dataset as datasets
 from recrl.data.dataset import Dataset
+from recrl.data.pools import Retriever
 from recrl.data.prompts import PromptWriter
 from recrl.data.templates import TEMPLATES
 from recrl.errors import ConfigError, UserError
-from recrl.models.checkpoint import grow_vocabulary, load_folder
+from recrl.models.checkpoint import grow_vocabulary, load_folder, read_folder
 from recrl.models.presets import preset_model, preset_tokenizer, start_from_codebooks
 from recrl.seeding import seed_of
 from recrl.sids import codes as sid_codes
@@ -40,6 +46,7 @@ class World:
     Attributes:
         codes: [items, L] SID codes on the policy's device.
         trie: of every item's response, on the policy's device.
+        ranks: the processes of this run.
     """
 
     dataset: Dataset
@@ -48,6 +55,7 @@ class World:
     trie: Trie
     codes: Tensor
     device: torch.device
+    ranks: Ranks = ALONE
 
 
 def load_data(config: RunConfig) -> tuple[Dataset, SidIndex]:
@@ -112,7 +120,8 @@ def make_world(
     """Writer and trie for a tokenizer that knows the SIDs; ``titles`` adds the catalogue's titles as a second root."""
     if config.run.threads:
         torch.set_num_threads(config.run.threads)
-    device = choose_device(config.backend.device)
+    device = local_device(config.backend.device, local_rank())
+    ranks = join(device, config.backend.tensor_parallel)
     limit = config.data.history_limit
     prompts = config.prompts
     writer = PromptWriter.make(
@@ -126,32 +135,71 @@ def make_world(
     )
     rows = [writer.responses(), *([writer.titles(np.arange(len(dataset.catalog)))] if titles else [])]
     trie = build_trie(*rows).to(device)
+    if prompts.pool:
+        writer = replace(writer, retriever=make_retriever(config, dataset, trie))
     if config.eval.beam_width > len(dataset.catalog):
         raise UserError(
             f"eval.beam_width = {config.eval.beam_width}",
             why=f"the catalogue has {len(dataset.catalog)} items",
             fix="set it to that or less",
         )
-    return World(dataset, index, writer, trie, torch.from_numpy(index.codes).long().to(device), device)
+    return World(dataset, index, writer, trie, torch.from_numpy(index.codes).long().to(device), device, ranks)
+
+
+def make_retriever(config: RunConfig, dataset: Dataset, trie: Trie) -> Retriever:
+    """What finds the candidates of prompts, fitted on the training sequences.
+
+    Raises:
+        UserError: there is nothing to fit on, or a history leaves fewer items than are wanted.
+    """
+    prompts, items = config.prompts, len(dataset.catalog)
+    left = len(set(trie.canonical.tolist())) - config.data.history_limit
+    if prompts.pool > left:
+        raise UserError(
+            f"prompts.pool = {prompts.pool}",
+            why=f"the catalogue has {items} items, of which a history of data.history_limit leaves {max(left, 0)}",
+            fix="ask for fewer, or shorten the history",
+        )
+    if not len(dataset.train):
+        raise UserError(
+            f"prompts.pool = {prompts.pool}",
+            why="the data set has no training sequences to fit a retriever on",
+            fix="set it to 0, or prepare data with a train split",
+        )
+    part, options = resolve(BASELINES, prompts.retriever, where="prompts.retriever")
+    popularity, plain = resolve(BASELINES, Choice(kind="popularity"), where="prompts.retriever")
+    return Retriever(
+        part.run(dataset.train, items, options),
+        popularity.run(dataset.train, items, plain),
+        trie.canonical,
+        prompts.pool,
+        by_rank=prompts.pool_order == "rank",
+    )
 
 
 def make_policy(
     config: RunConfig, world: World, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
-) -> TransformersPolicy:
-    """A policy with the config's arithmetic and log-probability space."""
-    return TransformersPolicy(
-        model,
-        tokenizer,
-        world.trie,
-        world.device,
-        dtype=config.backend.dtype,
-        token_budget=config.backend.token_budget,
-        space=config.backend.logprob_space,
-        kernels=config.backend.kernels,
-    )
+) -> DecoderPolicy:
+    """A model in memory as a policy of the config's engine, with its arithmetic and log-probability space."""
+    kind = _engine(config, world)
+    return kind.of(model, tokenizer, world.trie, world.device, **_policy_options(config))
 
 
-def load_world(config: RunConfig, folder: Path, *, titles: bool = False) -> tuple[World, TransformersPolicy]:
+def _engine(config: RunConfig, world: World) -> type[DecoderPolicy]:
+    return ENGINES[config.backend.engine](world.device, config.backend.tensor_parallel)
+
+
+def _policy_options(config: RunConfig) -> dict[str, Any]:
+    backend = config.backend
+    return {
+        "dtype": backend.dtype,
+        "token_budget": backend.token_budget,
+        "space": backend.logprob_space,
+        "kernels": backend.kernels,
+    }
+
+
+def load_world(config: RunConfig, folder: Path, *, titles: bool = False) -> tuple[World, DecoderPolicy]:
     """A trained model folder with the data and SIDs of its run; the model is in evaluation mode.
 
     Args:
@@ -161,8 +209,8 @@ def load_world(config: RunConfig, folder: Path, *, titles: bool = False) -> tupl
         UserError: the model learned other SIDs.
     """
     dataset, index = load_data(config)
-    model, tokenizer = load_folder(folder)
-    learned = getattr(model.config, SIDS_KEY, index.fingerprint)  # a folder from elsewhere does not say
+    about, tokenizer = read_folder(folder)
+    learned = getattr(about, SIDS_KEY, index.fingerprint)  # a folder from elsewhere does not say
     if learned != index.fingerprint:
         raise UserError(
             f"the model at {folder} learned other SIDs",
@@ -170,5 +218,6 @@ def load_world(config: RunConfig, folder: Path, *, titles: bool = False) -> tupl
             fix="put the index back, or train again",
         )
     world = make_world(config, tokenizer, dataset, index, titles=titles)
-    model.eval()
-    return world, make_policy(config, world, model, tokenizer)
+    policy = _engine(config, world).load(folder, world.trie, world.device, **_policy_options(config))
+    policy.model.eval()
+    return world, policy

@@ -5,28 +5,30 @@ Every random number follows from the seed and the step that uses it, so a resume
 
 from __future__ import annotations
 
-import copy
+import itertools
 from dataclasses import asdict, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
-from recrl.backends.torch_backend import TransformersPolicy
+from recrl.backends.decoder_policy import DecoderPolicy
 from recrl.config import RunConfig
+from recrl.hardware.flops import Work
 from recrl.models.dropout import add_dropout
 from recrl.seeding import seed_of
 from recrl.training import checkpoint
 from recrl.training.ahead import Ahead
 from recrl.training.launch import Position, Report, launch
-from recrl.training.meter import Meter, count_update
-from recrl.training.optimizer import adamw, average_into, clip, cosine_lr, optimizer_tensors, restore_optimizer, set_lr
+from recrl.training.meter import Meter, products_of, update_work
+from recrl.training.optimizer import AdamW, average_into, cosine_lr
 from recrl.training.rows import RowMaker, Rows
-from recrl.training.run_folder import StageFolder
+from recrl.training.run_folder import StageFolder, stage_folder
 from recrl.training.setup import World, load_data, make_policy, make_world, new_model
 from recrl.training.teacher import Teacher, soft_target_loss
 from recrl.training.validation import Progress, Validation
+from recrl.training.weights import load_weights, weights
 
 
 class Sft:
@@ -41,17 +43,18 @@ class Sft:
         self.rows = RowMaker.make(
             dataset, self.world.writer, self.world.trie.to(torch.device("cpu")), config.sft, config.run.seed
         )
+        self.ranks = self.world.ranks
         self.policy = make_policy(config, self.world, model, tokenizer)
-        self.model: PreTrainedModel = self.policy.model
-        self.averaged = copy.deepcopy(self.model) if config.sft.ema_decay else None
-        add_dropout(self.model, config.model.dropout)
+        self.averaged = self.policy.frozen_copy() if config.sft.ema_decay else None
+        add_dropout(self.policy.model, config.model.dropout)
         if config.sft.gradient_checkpointing:
-            self.model.gradient_checkpointing_enable({"use_reentrant": False})
+            self.policy.checkpoint_gradients()
         options = config.sft
-        self.optimizer = adamw(self.model, lr=options.lr, betas=options.betas, weight_decay=options.weight_decay)
-        self.names: dict[Tensor, str] = {parameter: name for name, parameter in self.model.named_parameters()}
+        self.optimizer = AdamW(
+            self.policy, self.ranks, lr=options.lr, betas=options.betas, weight_decay=options.weight_decay
+        )
         self.validation = Validation.make(config, self.world)
-        self.meter = Meter(self.model, self.world.device, config.backend.dtype)
+        self.meter = Meter(products_of(self.policy), self.world.device, config.backend.dtype, self.ranks.size)
         self.teacher = Teacher.make(config, self.world, self.rows) if config.sft.teacher.weight else None
         self.soft_targets = None if self.teacher is None else Ahead(self.teacher.batch)
         self.at = Position()
@@ -61,40 +64,60 @@ class Sft:
     def train_step(self, batch: Rows, lr: float, *, taught: bool = False) -> dict[str, float]:
         """One optimiser step; the loss is the mean over the batch's scored tokens, and the teacher's where it joins."""
         options = self.config.sft
-        torch.manual_seed(seed_of(self.config.run.seed, "dropout", self.at.step))
-        self.model.train()
+        torch.manual_seed(seed_of(self.config.run.seed, "dropout", self.at.step, *self.own_masks()))
+        self.policy.model.train()
         lengths = batch.ids.lengths
         tokens = int((lengths - batch.first_scored).sum())
         loss = 0.0
-        set_lr(self.optimizer, lr)
-        self.optimizer.zero_grad(set_to_none=True)
-        for part in batch.micro_batches(self.config.backend.token_budget):
+        self.optimizer.set_lr(lr)
+        self.optimizer.zero_grad()
+        for part in self.own_rows(batch).micro_batches(self.config.backend.token_budget):
             total = self.row_loss(*(states.to(self.world.device) for states in part.tensors()))
             (total / tokens).backward()
             loss += float(total.detach()) / tokens
-        values = self.teach() if taught else {}
-        norm = clip(self.model.parameters(), options.clip_grad, self.at.step)
+        taught_loss = self.teach() if taught else 0.0
+        self.ranks.add_all(self.optimizer.gradients())
+        self.policy.finish_gradients()
+        norm = self.optimizer.clip(options.clip_grad, self.at.step)
         self.optimizer.step()
         if self.averaged is not None:
-            average_into(self.averaged, self.model, decay=options.ema_decay, step=self.at.step)
-        self.meter.count(len(batch.ids.values), int((lengths * (lengths + 1) // 2).sum()), tokens)
-        return values | {"sft/loss": loss, "sft/grad_norm": norm, "sft/lr": lr, "sft/tokens": float(tokens)}
+            average_into(
+                self.averaged.parameters(), self.policy.parameters(), decay=options.ema_decay, step=self.at.step
+            )
+        self.meter.count(Work(len(batch.ids.values), int((lengths * (lengths + 1) // 2).sum()), tokens))
+        every = self.ranks.gather((loss, taught_loss))
+        values = {"sft/teacher_loss": sum(of_teacher for _, of_teacher in every)} if taught else {}
+        values |= {"sft/loss": sum(of_rows for of_rows, _ in every), "sft/grad_norm": norm, "sft/lr": lr}
+        return values | {"sft/tokens": float(tokens)}
 
-    def teach(self) -> dict[str, float]:
-        """Add the gradient of the teacher's soft targets, the mean over their tokens."""
+    def own_masks(self) -> tuple[int, ...]:
+        """What sets this rank's dropout apart; the first copy's is that of a run of one process."""
+        return (self.ranks.data_rank,) if self.ranks.data_rank else ()
+
+    def own_rows(self, batch: Rows) -> Rows:
+        """The rows that this rank computes."""
+        if self.ranks.data_size == 1:
+            return batch
+        share = self.ranks.share(batch.ids.lengths.tolist())
+        return batch.select(np.arange(share.start, share.stop))
+
+    def teach(self) -> float:
+        """Add the gradient of the teacher's soft targets, the mean over their tokens; this rank's part of the loss."""
         assert self.soft_targets is not None
         batch = self.soft_targets(self.at.step)
         if not len(batch):  # nothing that others did is known of these histories
-            return {}
-        share = self.config.sft.teacher.weight / float((batch.advantage.clamp(min=0).unsqueeze(1) * batch.mask).sum())
+            return 0.0
+        weight = self.config.sft.teacher.weight
+        scale = weight / float((batch.advantage.clamp(min=0).unsqueeze(1) * batch.mask).sum())
+        share = self.ranks.share(batch.tokens_of_prompts)
         loss = 0.0
-        for micro in batch.micro_batches(self.config.backend.token_budget):
+        for micro in batch.part(share.start, share.stop).micro_batches(self.config.backend.token_budget):
             logp, _ = self.policy.logp(micro)
-            total = soft_target_loss(logp, micro.advantage) * share
+            total = soft_target_loss(logp, micro.advantage) * scale
             total.backward()
             loss += float(total.detach())
-            count_update(self.meter, micro)
-        return {"sft/teacher_loss": loss / self.config.sft.teacher.weight}
+        self.meter.count(update_work(batch))
+        return loss / weight
 
     def row_loss(self, ids: Tensor, nodes: Tensor, scored: Tensor, length: Tensor) -> Tensor:
         """[T] each, and [N] lengths -> the negated log-likelihood, summed over scored tokens."""
@@ -108,30 +131,35 @@ class Sft:
         with self.meter.time("eval"):
             return self.validation.score(self.scored_policy())
 
-    def scored_policy(self) -> TransformersPolicy:
-        model = self.model if self.averaged is None else self.averaged
-        model.eval()
-        if model is self.model:
-            return self.policy
-        return make_policy(self.config, self.world, model, self.policy.tokenizer)
+    def scored_policy(self) -> DecoderPolicy:
+        """What would be saved, in evaluation mode."""
+        policy = self.policy if self.averaged is None else self.averaged
+        policy.model.eval()
+        return policy
 
     def save(self) -> None:
         """Write a checkpoint and drop those that are no longer wanted."""
-        tensors = checkpoint.model_tensors(self.model, "model")
-        if self.averaged is not None:
-            tensors |= checkpoint.model_tensors(self.averaged, "average")
-        tensors |= optimizer_tensors(self.optimizer, self.names)
-        state = {"at": asdict(replace(self.at, elapsed_s=self.folder.elapsed_s)), "progress": asdict(self.progress)}
-        checkpoint.write(self.folder.checkpoints, self.at.step, self.scored_policy().save_pretrained, tensors, state)
-        checkpoint.prune(self.folder.checkpoints, self.config.sft.keep, self.progress.best_step)
+        tensors = itertools.chain(
+            weights(self.policy, "model", self.ranks),
+            weights(self.averaged, "average", self.ranks) if self.averaged is not None else (),
+            self.optimizer.tensors(),
+        )
+        state = {
+            "at": asdict(replace(self.at, elapsed_s=self.folder.elapsed_s)),
+            "progress": asdict(self.progress),
+            "optimizer_steps": self.optimizer.steps,
+        }
+        place, save_model = self.folder.checkpoints, self.scored_policy().save_pretrained
+        checkpoint.write(place, self.at.step, save_model, tensors, state, self.ranks)
+        if self.ranks.is_first:
+            checkpoint.prune(place, self.config.sft.keep, self.progress.best_step)
 
     def restore(self, found: checkpoint.Checkpoint) -> None:
         """Put everything back to where the checkpoint was written."""
-        tensors = found.tensors()
-        checkpoint.load_into(self.model, tensors, "model")
+        load_weights(self.policy, "model", found.read)
         if self.averaged is not None:
-            checkpoint.load_into(self.averaged, tensors, "average")
-        restore_optimizer(self.optimizer, self.names, tensors)
+            load_weights(self.averaged, "average", found.read)
+        self.optimizer.restore(found.read, int(found.state["optimizer_steps"]))
         self.at, self.progress = Position(**found.state["at"]), Progress(**found.state["progress"])
 
     def run(self, report: Report) -> dict[str, Any]:
@@ -186,5 +214,5 @@ class Sft:
 
 def train_sft(config: RunConfig, report: Report, *, overwrite: bool = False, resume: bool = False) -> dict[str, Any]:
     """Run SFT as the config says, below ``config.folder / "sft"``."""
-    folder = StageFolder(config.folder / "sft")
+    folder = stage_folder(config.folder / "sft")
     return launch(Sft(config, folder), report, overwrite=overwrite, resume=resume)

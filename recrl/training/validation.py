@@ -49,7 +49,9 @@ class Validation:
 
     def score(self, policy: Policy) -> dict[str, float]:
         """``valid/hr@10`` and ``valid/ndcg@10``."""
-        ranking = self.lists.rank(policy, self.world.trie, self.prompts, self.width, min(K, self.width))
+        ranking = self.lists.rank(
+            policy, self.world.trie, self.prompts, self.width, min(K, self.width), self.world.ranks
+        )
         hits = pass_at(ranking.items, self.targets, ranking.items.shape[1])
         gains = ndcg_at(ranking.items, self.targets, ranking.items.shape[1])
         return {"valid/hr@10": float(hits.mean()), "valid/ndcg@10": float(gains.mean())}

@@ -11,6 +11,7 @@ from recrl.bench.layouts import make_layout_rl
 from recrl.bench.measurement import Setting, UnequalWorkError
 from recrl.bench.utilisation import CPU, CountingMeter, UtilisationFigures, check_flops, run
 from recrl.bench.world import WorldSize
+from recrl.training.meter import products_of
 
 
 def test_a_toy_case_is_measured_shown_and_drawn(toy: WorldSize, setting: Setting) -> None:
@@ -30,7 +31,7 @@ def test_a_toy_case_is_measured_shown_and_drawn(toy: WorldSize, setting: Setting
 def test_flops_are_those_of_one_update(world: Path, toy: WorldSize, setting: Setting) -> None:
     (case, _) = utilisation.measure(world, toy, setting, product=64)
     rl = make_layout_rl(world, toy, "shared", toy.group, 1)
-    rl.meter = CountingMeter(rl.policy.model, CPU, "float32")
+    rl.meter = CountingMeter(products_of(rl.policy), CPU, "float32")
     rl.update(rl.active_batch())
     assert isinstance(rl.meter, CountingMeter)
     assert case.flops == pytest.approx(rl.meter.flops)

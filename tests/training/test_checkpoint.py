@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import SafetensorError
+from worlds import tiny_policy
 
+from recrl.backends.ranks import ALONE
 from recrl.errors import RunError, UserError
 from recrl.training import checkpoint
+from recrl.training.weights import load_weights, weights
 
 
 def write(stage: Path, step: int, *, best: int = 0) -> Path:
@@ -21,7 +24,7 @@ def write(stage: Path, step: int, *, best: int = 0) -> Path:
 
     state = {"at": {"step": step}, "progress": {"best_step": best}}
     tensors = {"model.w": torch.full((3,), float(step)), "model.t": torch.arange(6.0).view(2, 3).t()}
-    return checkpoint.write(stage / "checkpoints", step, save_model, tensors, state)
+    return checkpoint.write(stage / "checkpoints", step, save_model, tensors.items(), state)
 
 
 def names(stage: Path) -> list[str]:
@@ -38,8 +41,8 @@ def flip(path: Path) -> None:
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     found = checkpoint.read(write(tmp_path, 100))
     assert found.state["at"] == {"step": 100}
-    assert found.tensors()["model.w"].tolist() == [100.0] * 3
-    assert torch.equal(found.tensors()["model.t"], torch.arange(6.0).view(2, 3).t())
+    assert found.read("model.w")[:].tolist() == [100.0] * 3
+    assert torch.equal(found.read("model.t")[:], torch.arange(6.0).view(2, 3).t())
     assert (found.model / "config.json").read_text() == "100"
     assert (tmp_path / "latest").resolve() == found.path.resolve()
     assert not (tmp_path / "latest").readlink().is_absolute()
@@ -130,12 +133,24 @@ def test_a_stage_without_checkpoints_is_the_users_error(tmp_path: Path) -> None:
         checkpoint.best(tmp_path)
 
 
-def test_weights_come_back_into_a_model() -> None:
-    torch.manual_seed(0)
-    first, second = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
-    checkpoint.load_into(second, checkpoint.model_tensors(first, "average"), "average")
-    assert torch.equal(first.weight, second.weight)
-    assert torch.equal(first.bias, second.bias)
+def test_tensors_are_spread_over_files_of_a_limited_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "FILE_BYTES", 30)
+    path = write(tmp_path, 1)
+    assert sorted(file.name for file in path.glob("*.safetensors")) == ["trainer-1.safetensors", "trainer.safetensors"]
+    found = checkpoint.read(path)
+    assert found.read("model.w")[:].tolist() == [1.0] * 3
+    assert torch.equal(found.read("model.t")[:, 1:], torch.tensor([[3.0], [4.0], [5.0]]))
+
+
+def test_weights_come_back_into_a_policy() -> None:
+    first, second = tiny_policy(), tiny_policy()
+    with torch.no_grad():
+        for weight in second.parameters():
+            weight.zero_()
+    kept = dict(weights(first, "average", ALONE))
+    load_weights(second, "average", kept.__getitem__)
+    for (name, left), (_, right) in zip(first.named_parameters(), second.named_parameters(), strict=True):
+        assert torch.equal(left, right), name
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), SafetensorError("I/O error")])
@@ -148,6 +163,6 @@ def test_a_full_disk_leaves_the_checkpoint_before_and_no_half_one(tmp_path: Path
         raise error
 
     with pytest.raises(RunError, match="can't write the checkpoint"):
-        checkpoint.write(tmp_path / "checkpoints", 2, save_model, {}, {})
+        checkpoint.write(tmp_path / "checkpoints", 2, save_model, (), {})
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == [before.name]
     assert (tmp_path / "latest").resolve() == before.resolve()

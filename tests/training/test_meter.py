@@ -9,10 +9,11 @@ from transformers import PreTrainedModel
 from worlds import SHAPE, tiny_codes, tiny_model, tiny_policy, tiny_prompts
 
 from recrl.groups import Signal, pack_active
+from recrl.hardware.flops import Work
 from recrl.models.presets import preset_model
 from recrl.rollout.base import RolloutContext
 from recrl.rollout.beam import BeamOptions, rollout
-from recrl.training.meter import Meter, count_update
+from recrl.training.meter import Meter, products_of, products_of_model, update_work
 
 CPU = torch.device("cpu")
 
@@ -39,23 +40,23 @@ def measured(model: PreTrainedModel, rows: int, length: int) -> int:
 def test_a_plain_row_costs_what_torch_counts(kind: str, length: int) -> None:
     """torch counts the whole [S, S] square of eager attention, so every pair is given, seen or not."""
     model = tiny_model(kind, 50).train()
-    meter = Counted(model, CPU, "float32")
-    meter.count(3 * length, 3 * length * length, 3 * length)
+    meter = Counted(products_of_model(model), CPU, "float32")
+    meter.count(Work(3 * length, 3 * length * length, 3 * length))
     assert meter.flops == pytest.approx(measured(model, 3, length), rel=0.03)
 
 
 def test_attention_counts_channels_of_heads_and_not_of_the_hidden_state() -> None:
     model = preset_model("tiny", {"hidden_size": 16, "num_attention_heads": 4, "head_dim": 32}, 50, 0)
-    meter = Counted(model, CPU, "float32")
-    meter.count(300, 300 * 300, 300)
+    meter = Counted(products_of_model(model), CPU, "float32")
+    meter.count(Work(300, 300 * 300, 300))
     assert meter.flops == pytest.approx(measured(model, 1, 300), rel=0.03)
 
 
 def test_an_untied_head_costs_as_much_and_a_lookup_nothing() -> None:
     for tied in (True, False):
         model = preset_model("tiny", {"tie_word_embeddings": tied}, 5000, 0)
-        meter = Counted(model, CPU, "float32")
-        meter.count(12, 12 * 12, 12)
+        meter = Counted(products_of_model(model), CPU, "float32")
+        meter.count(Work(12, 12 * 12, 12))
         assert meter.flops == pytest.approx(measured(model, 1, 12), rel=0.03)
 
 
@@ -68,8 +69,8 @@ def test_the_shared_prefix_update_costs_what_torch_counts() -> None:
     groups = rollout(prompts, BeamOptions(group_size=8), RolloutContext(policy, policy.trie, tiny_codes(), 0))
     active = groups.exists & (groups.mask.sum(-1) == groups.mask.sum(-1).max())
     batch = pack_active(Signal(groups, torch.ones(1, 8), active, torch.zeros(1, dtype=torch.bool)), policy.ops)
-    meter = Counted(policy.model, CPU, "float32")
-    count_update(meter, batch)
+    meter = Counted(products_of(policy), CPU, "float32")
+    meter.count(update_work(batch))
     heads = SHAPE["num_attention_heads"] * SHAPE["head_dim"]
     behind_the_mask = (SHAPE["num_hidden_layers"] - 1) * 40 * 39 // 2
     own = batch.mask.shape[1]
@@ -82,12 +83,12 @@ def test_the_shared_prefix_update_costs_what_torch_counts() -> None:
 
 
 def test_figures_carry_verls_names_and_start_anew() -> None:
-    meter = Meter(tiny_model("qwen3", 20), CPU, "float32")
+    meter = Meter(products_of_model(tiny_model("qwen3", 20)), CPU, "float32")
     with meter.time("update_actor"):
         torch.ones(300, 300) @ torch.ones(300, 300)
     with meter.time("gen"):
         pass
-    meter.count(100, 1000, 40)
+    meter.count(Work(100, 1000, 40))
     values = meter.take("update_actor")
     assert values["tokens/actor_effective"] == 100
     assert values["timing_s/update_actor"] > values["timing_s/gen"] >= 0

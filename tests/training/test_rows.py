@@ -242,7 +242,7 @@ def test_one_pass_over_a_history_costs_what_separate_prompts_do(world: Path, tmp
     """Every position of a plain row is scored as the response to the prompt before it would be."""
     config = run_config(world, tmp_path, data={"history_limit": 99}, backend={"logprob_space": space})
     sft = Sft(config, StageFolder(tmp_path / "sft"))
-    sft.model.eval()
+    sft.policy.model.eval()
     train = sft.world.dataset.train
     few = Sequences(train.users[:6], train.items.select(np.arange(6)), train.first_target[:6])
     together = replace(sft.rows, dataset=replace(sft.world.dataset, train=few)).epoch(0)

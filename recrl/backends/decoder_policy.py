@@ -1,0 +1,262 @@
+"""What a policy does on every engine, over hidden states and an output matrix that the engine knows how to compute.
+
+Letters as in ``recrl.groups``; T tokens, S hidden states, H hidden size, V vocabulary, W beams or samples a prompt,
+C candidate tokens.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, Protocol, Self
+
+import torch
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from recrl.backends.device import autocast
+from recrl.backends.policy import ReadTensor
+from recrl.groups import PackedGroups, PromptBatch
+from recrl.kernels.ops import Ops
+from recrl.kernels.places import marked, runs
+from recrl.kernels.shared_prefix_attention.rows import PrefixRows
+from recrl.models.shared_prefix import Extend, Layout, Packed, Prefill
+from recrl.sids.trie import Among, Trie
+
+LOGITS_AT_ONCE = 1 << 19
+"""Logits held at once where none is kept for a backward pass: 2 MiB in float32, which stay in a CPU's cache."""
+ROWS_AT_ONCE = 256
+"""Rows that are worth a matrix product; with these a large vocabulary holds more logits."""
+
+Space = Literal["raw", "legal"]
+
+
+class OutputHead(Protocol):
+    """A decoder's output matrix, whole or in parts on several ranks; token ids are those of the whole vocabulary."""
+
+    def logp(self, hidden: Tensor, token: Tensor, source: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """As ``kernels.linear_logp``."""
+        ...
+
+    def legal_logp(self, hidden: Tensor, token: Tensor, legal: Tensor, exists: Tensor) -> tuple[Tensor, Tensor]:
+        """As ``kernels.linear_logp.legal_logp``, of tokens that the trie knows."""
+        ...
+
+    def scores(self, hidden: Tensor, candidates: Tensor, space: Space) -> tuple[Tensor, Tensor | None]:
+        """[S, H], [S, C] token ids that the trie knows -> [S, C] float32 logits, and [S] the logarithm of the whole
+        vocabulary's sum of exponentials where the space asks for it. Without a gradient.
+        """
+        ...
+
+    def logits(self, hidden: Tensor, candidates: Tensor) -> Tensor:
+        """[B, W, H], [B, W, C] token ids -> [B, W, C] float32 logits."""
+        ...
+
+
+class DecoderPolicy(ABC):
+    """See ``recrl.backends.policy.Policy``.
+
+    Args:
+        vocabulary: V, rows of the output matrix.
+        kernels: implementations by the name of the op; the fastest for the others.
+    """
+
+    model: Any
+    config: PretrainedConfig
+    output: OutputHead
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        trie: Trie,
+        device: torch.device,
+        vocabulary: int,
+        *,
+        dtype: str = "float32",
+        token_budget: int = 32768,
+        space: Space = "raw",
+        kernels: Mapping[str, str] | None = None,
+    ) -> None:
+        self.ops = Ops.pick(device.type, kernels)
+        self.tokenizer = tokenizer
+        self.trie = trie.to(device)
+        self.device = device
+        self.dtype = dtype
+        self.token_budget = token_budget
+        self.space: Space = space
+        self.kernels = dict(kernels or {})
+        self.columns = self.trie.token.unique()  # the only tokens that can be legal at all
+        self.column_of = torch.zeros(vocabulary, dtype=torch.long, device=device)
+        self.column_of[self.columns] = torch.arange(len(self.columns), device=device)
+
+    @classmethod
+    @abstractmethod
+    def load(cls, folder: Path, trie: Trie, device: torch.device, **options: Any) -> Self:
+        """A Hugging Face folder; ``options`` are the keywords of the constructor."""
+
+    @classmethod
+    @abstractmethod
+    def of(
+        cls,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        trie: Trie,
+        device: torch.device,
+        **options: Any,
+    ) -> Self:
+        """A model in memory."""
+
+    @abstractmethod
+    def hidden(self, ids: Tensor, positions: Tensor, layout: Layout) -> Tensor:
+        """[T] token ids and positions of one flat row -> [T, H], or [R, H] of the tokens that the layout reads."""
+
+    @abstractmethod
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
+
+    @abstractmethod
+    def finish_gradients(self) -> None: ...
+
+    @abstractmethod
+    def gradient_norm(self) -> Tensor: ...
+
+    @abstractmethod
+    def whole(self, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]: ...
+
+    @abstractmethod
+    def parts(self, read: ReadTensor) -> Iterator[tuple[str, Tensor]]: ...
+
+    @abstractmethod
+    def frozen_copy(self) -> Self: ...
+
+    @abstractmethod
+    def checkpoint_gradients(self) -> None: ...
+
+    @abstractmethod
+    def save_pretrained(self, folder: Path) -> None: ...
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        for _, parameter in self.named_parameters():
+            yield parameter
+
+    @torch.no_grad()
+    def fill(self, values: Iterable[tuple[str, Tensor]]) -> None:
+        missing = dict(self.named_parameters())
+        for name, value in values:
+            parameter = missing.pop(name)
+            assert parameter.shape == value.shape, f"{name}: {tuple(value.shape)} for {tuple(parameter.shape)}"
+            parameter.copy_(value)
+        assert not missing, f"not filled: {', '.join(missing)}"
+
+    def causal_hidden(self, ids: Tensor, length: Tensor) -> Tensor:
+        """[T] tokens of rows that stand one behind the other, and [B] their lengths -> [T, H]."""
+        rows = PrefixRows.alone(length)
+        return self.hidden(ids, rows.positions, Packed(rows, self.ops, reads_all=True))
+
+    def token_logp(
+        self, hidden: Tensor, token: Tensor, node: Tensor, source: Tensor | None = None, among: Among | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """[T] tokens and [T] trie nodes that they were chosen at -> [T] log-probabilities and entropies.
+
+        Text is chosen at no node (-1): it has no legal continuations and is normalised over the whole vocabulary.
+
+        Args:
+            hidden: [S, H] states.
+            source: [T] state that predicts each token; None where each state predicts one.
+            among: nodes that the legal continuations of each token lead to; None where any may follow.
+        """
+        with autocast(self.device, self.dtype):
+            if self.space == "raw":
+                return self.output.logp(hidden, token, source)
+            if source is not None:
+                hidden = hidden.index_select(0, source)
+            logp, entropy = hidden.new_zeros(2, len(token), dtype=torch.float32)
+            for rows, part in (((node >= 0).nonzero(), self._legal_logp), ((node < 0).nonzero(), self._text_logp)):
+                if len(rows):
+                    index = rows.squeeze(1)
+                    value, spread = part(hidden[index], token[index], node[index], among and among.of(index))
+                    logp, entropy = logp.index_copy(0, index, value), entropy.index_copy(0, index, spread)
+            return logp, entropy
+
+    def _legal_logp(self, hidden: Tensor, token: Tensor, node: Tensor, among: Among | None) -> tuple[Tensor, Tensor]:
+        edge, exists = self.trie.edges(node, max(self.trie.fanout), among)
+        return self.output.legal_logp(hidden, token, self.trie.token[edge], exists)
+
+    def _text_logp(self, hidden: Tensor, token: Tensor, *_: Tensor | Among | None) -> tuple[Tensor, Tensor]:
+        return self.output.logp(hidden, token)
+
+    def logp(self, batch: PackedGroups) -> tuple[Tensor, Tensor]:
+        prompts, sizes = batch.prompts, batch.sizes
+        length = batch.fed.sum(1)
+        rows = PrefixRows(prompts.length, length, batch.prompt_of, sizes.rows)
+        count, width = batch.tokens.shape
+        fed = runs(torch.arange(0, count * width, width, device=self.device), length, sum(sizes.rows.row))
+        ids = torch.cat([prompts.ids.flatten()[rows.prompts.index], batch.tokens.flatten()[fed]])
+        states = self.hidden(ids, rows.positions, Packed(rows, self.ops))
+        # What predicts a response token: the prompt's last state for the first, the token before for the others.
+        before = (length.cumsum(0) - length + len(prompts)).unsqueeze(1)
+        later = before + torch.arange(width - 1, device=self.device)
+        source = torch.cat([batch.prompt_of.unsqueeze(1), later], 1).flatten()
+        chosen = marked(batch.mask.flatten(), sum(sizes.chosen))
+        among = prompts.among(self.trie) if self.space == "legal" else None
+        value, spread = self.token_logp(
+            states,
+            batch.tokens.flatten()[chosen],
+            batch.nodes.flatten()[chosen],
+            source[chosen],
+            among and among.of(batch.prompt_of[chosen // width]),
+        )
+        nothing = value.new_zeros(batch.mask.numel())
+        logp, entropy = (nothing.index_copy(0, chosen, found).view_as(batch.mask) for found in (value, spread))
+        return logp, entropy
+
+    def prefill(self, prompts: PromptBatch) -> tuple[Extend, Tensor]:
+        layout = Prefill(PrefixRows.alone(prompts.length), self.ops)
+        states = self.hidden(prompts.ids.flatten()[layout.rows.prompts.index], layout.rows.positions, layout)
+        return Extend(layout), states.unsqueeze(1)
+
+    def extend(self, state: Extend, parent: Tensor, token: Tensor, step: int) -> Tensor:
+        state.follow(parent)
+        positions = (state.prompt.rows.prompt_length + step).unsqueeze(1).expand_as(token)
+        return self.hidden(token.flatten(), positions.flatten(), state).view(*token.shape, -1)
+
+    @torch.no_grad()
+    def candidate_logp(self, hidden: Tensor, candidates: Tensor, exists: Tensor) -> Tensor:
+        missing = ~exists.flatten(0, 1)
+        with autocast(self.device, self.dtype):
+            logits, normaliser = self.output.scores(hidden.flatten(0, 1), candidates.flatten(0, 1), self.space)
+        logits.masked_fill_(missing, float("-inf"))
+        if normaliser is not None:
+            return logits.sub_(normaliser.unsqueeze(-1)).view_as(candidates)
+        # A leaf has no continuation: its total is -inf too, and -inf - -inf would be NaN.
+        logp = logits.sub_(logits.logsumexp(-1, keepdim=True)).masked_fill_(missing, float("-inf"))
+        return logp.view_as(candidates)
+
+    def candidate_logits(self, hidden: Tensor, candidates: Tensor) -> Tensor:
+        """[B, W, H] and [B, W, C] token ids -> [B, W, C] logits, normalised over nothing."""
+        with autocast(self.device, self.dtype):
+            return self.output.logits(hidden, candidates)
+
+
+def chosen_logits(
+    hidden: Tensor, weight: Tensor, chosen: Tensor, log_normaliser: Callable[[Tensor], Tensor] | None
+) -> tuple[Tensor, Tensor | None]:
+    """Logits of some columns, holding few of the others at once.
+
+    Args:
+        hidden: [S, H].
+        weight: [V, H] output matrix.
+        chosen: [S, C] rows of ``weight``.
+        log_normaliser: as ``kernels.linear_logp`` has it; None where no normaliser is wanted.
+
+    Returns:
+        [S, C] float32, and [S] what ``log_normaliser`` makes of all V logits.
+    """
+    rows = max(ROWS_AT_ONCE, LOGITS_AT_ONCE // len(weight))
+    picked, normalisers = [], []
+    for states, index in zip(hidden.split(rows), chosen.split(rows), strict=True):
+        logits = states @ weight.t()
+        picked.append(logits.gather(-1, index).float())
+        if log_normaliser is not None:
+            normalisers.append(log_normaliser(logits))
+    return torch.cat(picked), torch.cat(normalisers) if log_normaliser is not None else None

@@ -1,0 +1,205 @@
+"""Runs on several ranks are the run of one process: the same numbers, the same files, and nothing hangs."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+import torch
+from distributed.launching import run_ranks, start_ranks
+from runs import metrics, run_config, silent, write_world
+from safetensors.torch import load_file
+
+from recrl.config import RunConfig
+from recrl.data import dataset as datasets
+from recrl.evaluation.evaluate import evaluate
+from recrl.training import checkpoint
+from recrl.training.rl import train_rl
+from recrl.training.sft import train_sft
+
+TP2 = {"engine": "megatron", "tensor_parallel": 2}
+LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {"dp2": (2, {}), "tp2": (2, TP2), "tp2-dp2": (4, TP2)}
+SFT = {
+    "epochs": 1,
+    "batch_size": 32,
+    "ema_decay": 0.9,
+    "teacher": {"weight": 0.5, "prompts": 8, "responses": 4},
+}
+RL = {
+    "lr": 1e-3,
+    "warmup_steps": 0,
+    "prompts_per_step": 15,
+    "epochs": 2,
+    "mini_batches": 2,
+    "max_ndcg_drop": 1.0,
+}
+METHODS: dict[str, dict[str, Any]] = {
+    "recast": {"signal": {"kind": "recast"}, "objective": {"kind": "grpo", "kl_beta": 0.1}},
+    "sage": {
+        "rollout": {"kind": "sample", "group_size": 6},
+        "signal": {"kind": "decoupled"},
+        "rewards": [{"kind": "sid_level"}, {"kind": "engagement", "weight": 0.5}],
+        "objective": {"kind": "sage"},
+    },
+}
+each_layout = pytest.mark.parametrize(("ranks", "backend"), LAYOUTS.values(), ids=LAYOUTS.keys())
+
+
+@pytest.fixture(autouse=True)
+def _megatron_where_it_is_asked_for(request: pytest.FixtureRequest) -> None:
+    given = getattr(request.node, "callspec", None)
+    if given is not None and given.params.get("backend"):
+        pytest.importorskip("megatron.core", reason="megatron-core is not installed")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def alone(world: Path, tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
+    """SFT by one process."""
+    config = run_config(world, tmp_path_factory.mktemp("alone"), sft=SFT)
+    train_sft(config, silent)
+    return config
+
+
+@pytest.fixture(scope="module")
+def methods_alone(world: Path, alone: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunConfig]:
+    """RL by one process, from its SFT."""
+    made = {}
+    for name, method in METHODS.items():
+        made[name] = run_config(world, tmp_path_factory.mktemp(name), rl=rl_options(alone, method))
+        train_rl(made[name], silent)
+    return made
+
+
+def rl_options(start: RunConfig, method: dict[str, Any]) -> dict[str, Any]:
+    return RL | {"init": str(checkpoint.best(start.folder / "sft").model)} | method
+
+
+def written(config: RunConfig) -> Path:
+    path = config.run.dir / "run.toml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(config.to_toml())
+    return path
+
+
+def assert_same_run(config: RunConfig, wanted: RunConfig, stage: str) -> None:
+    """Every metric to 1e-5, and every weight of the last checkpoint to 1e-4 (AdamW divides by small numbers)."""
+    lines, expected = metrics(config.folder / stage), metrics(wanted.folder / stage)
+    assert len(lines) == len(expected) > 0
+    for line, other in zip(lines, expected, strict=True):
+        assert line == pytest.approx(other, rel=1e-5, abs=1e-5), f"step {other['step']}"
+    model, other_model = (
+        load_file(run.folder / stage / "latest" / "model" / "model.safetensors") for run in (config, wanted)
+    )
+    assert model.keys() == other_model.keys()
+    for name, tensor in other_model.items():
+        torch.testing.assert_close(model[name], tensor, rtol=1e-4, atol=1e-4, msg=name)
+
+
+@each_layout
+def test_sft_is_the_run_of_one_process(
+    world: Path, alone: RunConfig, tmp_path: Path, ranks: int, backend: dict[str, Any]
+) -> None:
+    config = run_config(world, tmp_path, sft=SFT, backend=backend)
+    done = run_ranks("command.py", ranks, "sft", written(config))
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count("SFT finished") == 1
+    assert_same_run(config, alone, "sft")
+
+
+@each_layout
+@pytest.mark.parametrize("method", METHODS)
+def test_rl_is_the_run_of_one_process(
+    world: Path,
+    alone: RunConfig,
+    methods_alone: dict[str, RunConfig],
+    tmp_path: Path,
+    method: str,
+    ranks: int,
+    backend: dict[str, Any],
+) -> None:
+    config = run_config(world, tmp_path, rl=rl_options(alone, METHODS[method]), backend=backend)
+    done = run_ranks("command.py", ranks, "rl", written(config))
+    assert done.returncode == 0, done.stdout
+    assert_same_run(config, methods_alone[method], "rl")
+
+
+@pytest.mark.parametrize(
+    ("first", "then"), [((1, {}), (2, TP2)), ((2, TP2), (2, {})), ((2, {}), (1, {}))], ids=["tp2", "dp2", "one"]
+)
+def test_a_run_goes_on_in_another_layout(
+    world: Path,
+    alone: RunConfig,
+    methods_alone: dict[str, RunConfig],
+    tmp_path: Path,
+    first: tuple[int, dict[str, Any]],
+    then: tuple[int, dict[str, Any]],
+) -> None:
+    if TP2 in (first[1], then[1]):
+        pytest.importorskip("megatron.core", reason="megatron-core is not installed")
+    for steps, (ranks, backend), flags in ((2, first, ()), (4, then, ("--resume",))):
+        # The schedule is that of four steps from the start: the run is cut short by a limit that is taken away.
+        config = run_config(world, tmp_path, rl=rl_options(alone, METHODS["recast"]), backend=backend)
+        done = run_ranks("cut_short.py", ranks, steps, "rl", written(config), *flags)
+        assert done.returncode == 0, done.stdout
+    assert_same_run(config, methods_alone["recast"], "rl")
+
+
+def test_evaluation_and_recommendation_do_not_depend_on_the_ranks(alone: RunConfig, tmp_path: Path) -> None:
+    ids = datasets.load(alone.data.path).catalog.item_ids
+    histories = {"ann": ids[:3], "bob": ids[7:8], "cid": [ids[4], ids[4], *ids[9:12]]}
+    (tmp_path / "users.txt").write_text("".join(f"{user} {' '.join(row)}\n" for user, row in histories.items()))
+    ask = ("recommend", "--users", tmp_path / "users.txt", "--k", "5", "--run", alone.folder, "--out")
+    evaluated, folder = evaluate([alone.folder], "test", lambda _: None)
+    numbers = {path.name: path.read_bytes() for path in folder.glob("sft-*.safetensors")}
+    for ranks, name in ((1, "one"), (2, "two")):
+        done = run_ranks("command.py", ranks, *ask, tmp_path / f"{name}.parquet")
+        assert done.returncode == 0, done.stdout
+    one, two = (pq.read_table(tmp_path / f"{name}.parquet") for name in ("one", "two"))
+    assert one.drop(["score"]).equals(two.drop(["score"]))
+    assert one.num_rows == 15
+    done = run_ranks("command.py", 2, "eval", alone.folder, "--split", "test")
+    assert done.returncode == 0, done.stdout
+    assert evaluated
+    assert numbers == {path.name: path.read_bytes() for path in folder.glob("sft-*.safetensors")}
+
+
+def wait_for(done: Callable[[], bool]) -> None:
+    """The test's own time limit ends a wait in vain."""
+    while not done():
+        time.sleep(0.05)
+
+
+def is_rank(process: psutil.Process, rank: str) -> bool:
+    return process.environ().get("RANK") == rank
+
+
+def test_a_rank_that_dies_ends_the_run_and_the_next_launch_goes_on(
+    world: Path, alone: RunConfig, methods_alone: dict[str, RunConfig], tmp_path: Path
+) -> None:
+    config = run_config(world, tmp_path, rl=rl_options(alone, METHODS["recast"]) | {"checkpoint_every": 1})
+    process = start_ranks("command.py", 2, "rl", written(config))
+    try:
+        wait_for(lambda: (config.folder / "rl" / "checkpoints" / "step-000001").is_dir())
+        ranks = [child for child in psutil.Process(process.pid).children(recursive=True) if is_rank(child, "1")]
+        assert ranks
+        ranks[0].send_signal(signal.SIGKILL)
+        said, _ = process.communicate(timeout=60)  # within a minute, and not after a collective's half hour
+    finally:
+        process.kill()
+    assert process.returncode != 0
+    assert "rank      : 1" in said
+    assert "SIGKILL" in said
+    done = run_ranks("command.py", 2, "rl", written(config), "--resume")
+    assert done.returncode == 0, done.stdout
+    assert_same_run(config, methods_alone["recast"], "rl")
