@@ -6,7 +6,6 @@ import errno
 import importlib
 import io
 import logging
-import os
 import sys
 import time
 from contextlib import nullcontext, redirect_stdout
@@ -17,6 +16,7 @@ import click
 from recrl import __version__
 from recrl.backends.loading import explain_broken_npu
 from recrl.errors import RecrlError
+from recrl.processes import own_rank
 
 DISK_FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 COMMANDS = {
@@ -66,7 +66,7 @@ def recrl(verbose: bool) -> None:
 
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command line; a ``RecrlError`` becomes its message and its exit code, without a traceback."""
-    rank = int(os.environ.get("RANK", "0"))  # under torchrun the first process speaks for all
+    rank = own_rank()  # under torchrun the first process speaks for all
     silent = redirect_stdout(io.StringIO()) if rank else nullcontext()
     try:
         with silent, explain_broken_npu():

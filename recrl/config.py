@@ -153,8 +153,9 @@ class BackendSection(Section):
     """Arithmetic of the matrix products in SFT and RL updates; the weights stay float32."""
     token_budget: int = Field(32768, ge=64)
     """Tokens of one forward pass: the size of micro-batches and rollout batches."""
-    engine: Literal["torch", "megatron"] = "torch"
-    """What computes the model: transformers on torch, or Megatron-core, which can share a model out over devices."""
+    engine: Literal["torch", "fsdp2", "megatron"] = "torch"
+    """What computes the model. ``torch``: transformers, a copy on every process. ``fsdp2``: the same with weights,
+    gradients and moments shared out over all processes. ``megatron``: Megatron-core, tensor parallel."""
     tensor_parallel: int = Field(1, ge=1)
     """Devices that hold one copy of the model together (``engine = "megatron"``); the processes that torchrun starts
     make as many copies as fit."""
@@ -165,7 +166,7 @@ class BackendSection(Section):
 
     @model_validator(mode="after")
     def _divides(self) -> Self:
-        if self.tensor_parallel > 1 and self.engine == "torch":
+        if self.tensor_parallel > 1 and self.engine != "megatron":
             raise ValueError('tensor_parallel needs engine = "megatron"')
         return self
 
@@ -370,6 +371,12 @@ class RunConfig(Section):
                 f"rl.rollout.slate_size is {rolled_out} and prompts.slate_size {self.prompts.slate_size}: the task "
                 "'slate' needs both equal"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _engine_goes_with_the_rest(self) -> Self:
+        if self.model.dropout > 0 and self.backend.engine != "torch":
+            raise ValueError(f"model.dropout > 0 is built for engine = 'torch' alone, not for {self.backend.engine!r}")
         return self
 
     @model_validator(mode="after")

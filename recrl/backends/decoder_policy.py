@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self
 
@@ -65,6 +66,8 @@ class DecoderPolicy(ABC):
     model: Any
     config: PretrainedConfig
     output: OutputHead
+    replicated = True
+    """Every copy of the model holds all of what one copy holds: gradients have to be added up over them."""
 
     def __init__(
         self,
@@ -134,6 +137,10 @@ class DecoderPolicy(ABC):
 
     @abstractmethod
     def save_pretrained(self, folder: Path) -> None: ...
+
+    def gathered(self) -> AbstractContextManager[None]:
+        """What needs no gradient is computed in here; all ranks have to enter and leave together."""
+        return nullcontext()
 
     def parameters(self) -> Iterator[nn.Parameter]:
         for _, parameter in self.named_parameters():

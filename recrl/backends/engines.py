@@ -9,12 +9,25 @@ from torch import distributed
 
 from recrl.backends.decoder_policy import DecoderPolicy
 from recrl.backends.device import distributed_backend, prepare_megatron
+from recrl.errors import UserError
 
 
 def _torch(device: torch.device, tensor_parallel: int) -> type[DecoderPolicy]:  # noqa: ARG001
     from recrl.backends.torch_backend import TransformersPolicy
 
     return TransformersPolicy
+
+
+def _fsdp2(device: torch.device, tensor_parallel: int) -> type[DecoderPolicy]:  # noqa: ARG001
+    if not distributed.is_initialized():
+        raise UserError(
+            "backend.engine = 'fsdp2'",
+            why="one process was started, and it shares weights out over several",
+            fix="start more with torchrun, or set backend.engine = 'torch'",
+        )
+    from recrl.backends.fsdp_backend import FsdpPolicy
+
+    return FsdpPolicy
 
 
 def _megatron(device: torch.device, tensor_parallel: int) -> type[DecoderPolicy]:
@@ -30,5 +43,9 @@ def _megatron(device: torch.device, tensor_parallel: int) -> type[DecoderPolicy]
     return MegatronPolicy
 
 
-ENGINES: dict[str, Callable[[torch.device, int], type[DecoderPolicy]]] = {"torch": _torch, "megatron": _megatron}
+ENGINES: dict[str, Callable[[torch.device, int], type[DecoderPolicy]]] = {
+    "torch": _torch,
+    "fsdp2": _fsdp2,
+    "megatron": _megatron,
+}
 """Name -> what prepares the engine for a device and a number of ranks a model, and gives its policy."""

@@ -17,7 +17,6 @@ from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, Pr
 
 from recrl.backends.decoder_policy import DecoderPolicy, Space
 from recrl.backends.device import autocast
-from recrl.backends.megatron.folder import FolderReader, FolderWriter
 from recrl.backends.megatron.head import ShardedHead
 from recrl.backends.megatron.model import build, last_states, rotary_angles
 from recrl.backends.megatron.shape import DecoderShape
@@ -25,6 +24,7 @@ from recrl.backends.megatron.weights import QK_NORMS, WeightMap
 from recrl.backends.policy import ReadTensor
 from recrl.kernels.registry import pick
 from recrl.models.checkpoint import read_folder
+from recrl.models.folder import FolderReader, FolderWriter
 from recrl.models.shared_prefix import Layout
 from recrl.sids.trie import Trie
 

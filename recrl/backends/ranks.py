@@ -8,7 +8,6 @@ Ranks of one model stand side by side: with tensor parallelism of T, ranks 0 to 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,9 +18,11 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from recrl.backends.device import distributed_backend
 from recrl.errors import UserError
+from recrl.processes import started_together
 
 T = TypeVar("T")
 BUCKET_BYTES = 64 * 2**20
@@ -136,19 +137,10 @@ def buckets(tensors: list[Tensor], limit: int) -> list[list[Tensor]]:
     return parts
 
 
-def local_rank() -> int:
-    """The place of this process on its machine, as torchrun says; 0 without it."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
-
-
-def own_rank() -> int:
-    """The place of this process among all of the run, as torchrun says; 0 without it."""
-    return int(os.environ.get("RANK", "0"))
-
-
-def started_together() -> int:
-    """Processes of this run, as torchrun says; 1 without it."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+def local(tensor: Tensor) -> Tensor:
+    """This rank's part of a tensor that is shared out; any other tensor as it is."""
+    part: Tensor = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return part
 
 
 def join(device: torch.device, tensor_parallel: int = 1) -> Ranks:

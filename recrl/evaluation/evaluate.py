@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from recrl import config as configs
 from recrl.backends.decoder_policy import DecoderPolicy
-from recrl.backends.ranks import own_rank, started_together
 from recrl.baselines import BASELINES, COMPARED, recommend
 from recrl.components import Choice, resolve
 from recrl.config import RunConfig
@@ -35,6 +34,7 @@ from recrl.evaluation.lists import Lists, named_alike
 from recrl.evaluation.metrics import PerUser
 from recrl.evaluation.protocols import PromptTable, Ranking, length_batches
 from recrl.evaluation.results import NEW, EvaluationResult, Metric, measured, save_result, table_order
+from recrl.processes import own_rank, started_together
 from recrl.sids import codes as sid_codes
 from recrl.sids.encoders.tfidf_svd import TFIDF_SVD, TfidfSvdOptions
 from recrl.training import checkpoint

@@ -14,10 +14,10 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from recrl.atomic import write_text
-from recrl.backends.ranks import own_rank
 from recrl.errors import DataError
 from recrl.evaluation.bootstrap import Interval, bootstrap_means, paired_difference
 from recrl.evaluation.metrics import Ints, PerUser
+from recrl.processes import own_rank
 
 if TYPE_CHECKING:
     from rich.table import Table

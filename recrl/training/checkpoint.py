@@ -67,7 +67,7 @@ def write(
     """Write ``folder/step-000100`` and point ``folder/../latest`` at it; all ranks have to call together.
 
     Args:
-        save_model: writes a Hugging Face folder, with the other ranks of the first copy of the model.
+        save_model: writes a Hugging Face folder on the first rank; the others call it to help.
         tensors: names and whole tensors, made one after the other, so that none of them has to wait for the rest.
 
     Raises:
@@ -77,8 +77,7 @@ def write(
     if ranks.is_first:
         _write(target, save_model, tensors, state)
     else:
-        if ranks.data_rank == 0:
-            save_model(target / "model")
+        save_model(target / "model")
         for _ in tensors:  # made together with the first rank, which writes them
             pass
     ranks.wait()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from recrl.backends.policy import ReadTensor
-from recrl.backends.ranks import BUCKET_BYTES, Ranks, buckets
+from recrl.backends.ranks import BUCKET_BYTES, Ranks, buckets, local
 from recrl.errors import RunError
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -18,6 +18,11 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 class Shards(Protocol):
     """A policy as the optimiser sees it: its parameters, and how they become those of the whole model."""
+
+    @property
+    def replicated(self) -> bool: ...
+
+    def finish_gradients(self) -> None: ...
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
 
@@ -32,7 +37,8 @@ class AdamW:
     """AdamW over a policy's parameters; matrices decay, vectors (norms, biases) do not.
 
     Every copy of the model keeps the moments of the parameters that it owns, steps these, and sends them to the other
-    copies (ZeRO, stage 1, arXiv:1910.02054). The numbers are those of one copy that steps them all.
+    copies (ZeRO, stage 1, arXiv:1910.02054). The numbers are those of one copy that steps them all. Where the copies
+    share out the weights themselves, each owns its part of all of them.
     """
 
     def __init__(
@@ -43,8 +49,10 @@ class AdamW:
         self._ranks = ranks
         self._trained = {name: weight for name, weight in policy.named_parameters() if weight.requires_grad}
         sizes = [weight.numel() for weight in self._trained.values()]
-        self._owner = dict(zip(self._trained, owners(sizes, ranks.data_size), strict=True))
-        own = [weight for name, weight in self._trained.items() if self._owner[name] == ranks.data_rank]
+        self._copies = ranks.data_size if policy.replicated else 1
+        self._own = ranks.data_rank if policy.replicated else 0
+        self._owner = dict(zip(self._trained, owners(sizes, self._copies), strict=True))
+        own = [weight for name, weight in self._trained.items() if self._owner[name] == self._own]
         groups = [
             {"params": [weight for weight in own if weight.dim() >= 2], "weight_decay": weight_decay},
             {"params": [weight for weight in own if weight.dim() < 2], "weight_decay": 0.0},
@@ -61,12 +69,14 @@ class AdamW:
         for group in self.param_groups:
             group["lr"] = lr
 
-    def gradients(self) -> list[Tensor]:
-        """Of every parameter; zeros where this rank's part of the batch gave none."""
+    def add_gradients(self) -> None:
+        """Add up what all ranks have; zeros where this rank's part of the batch gave nothing."""
         for weight in self._trained.values():
             if weight.grad is None:
                 weight.grad = torch.zeros_like(weight)
-        return [weight.grad for weight in self._trained.values() if weight.grad is not None]
+        if self._copies > 1:
+            self._ranks.add_all([weight.grad for weight in self._trained.values() if weight.grad is not None])
+        self._policy.finish_gradients()
 
     def clip(self, max_norm: float, step: int) -> float:
         """Scale the gradient down to ``max_norm``; the norm that it had.
@@ -75,7 +85,8 @@ class AdamW:
             RunError: it is not finite, so the next step would ruin the weights.
         """
         total = self._policy.gradient_norm()
-        nn.utils.clip_grads_with_norm_(self._trained.values(), max_norm, total)
+        scale = (max_norm / (total + 1e-6)).clamp(max=1.0)
+        torch._foreach_mul_([local(weight.grad) for weight in self._trained.values() if weight.grad is not None], scale)
         norm = float(total)
         if not math.isfinite(norm):
             raise RunError(
@@ -89,11 +100,11 @@ class AdamW:
     def step(self) -> None:
         self._inner.step()
         self.steps += 1
-        if self._ranks.data_size > 1:
+        if self._copies > 1:
             self._share_weights()
 
     def _share_weights(self) -> None:
-        for owner in range(self._ranks.data_size):
+        for owner in range(self._copies):
             weights = [weight.data for name, weight in self._trained.items() if self._owner[name] == owner]
             for bucket in buckets(weights, BUCKET_BYTES):
                 flat = torch.cat([weight.flatten() for weight in bucket])
@@ -115,10 +126,11 @@ class AdamW:
             return
         for name, weight in self._trained.items():
             for key in MOMENTS:
-                value = self._inner.state[weight].get(key)
+                value = self._inner.state.get(weight, {}).get(key)
                 value = torch.zeros_like(weight) if value is None else value
-                self._ranks.send(value, self._owner[name])
-                if self._ranks.data_rank == 0:
+                if self._copies > 1:
+                    self._ranks.send(value, self._owner[name])
+                if takes_part(self._policy, self._ranks):
                     for found, tensor in self._policy.whole({name: value}):
                         yield f"optimizer.{key}.{found}", tensor
 
@@ -130,11 +142,17 @@ class AdamW:
             return
         for key in MOMENTS:
             for name, value in self._policy.parts(lambda found, key=key: read(f"optimizer.{key}.{found}")):  # type: ignore[misc]
-                if name in self._trained and self._owner[name] == self._ranks.data_rank:
+                if name in self._trained and self._owner[name] == self._own:
                     weight = self._trained[name]
                     state = self._inner.state[weight]
                     state["step"] = torch.tensor(float(steps), device=weight.device)
-                    state[key] = torch.empty_like(weight, requires_grad=False).copy_(value)
+                    state[key] = torch.zeros_like(weight, requires_grad=False)
+                    local(state[key]).copy_(value)
+
+
+def takes_part(policy: Shards, ranks: Ranks) -> bool:
+    """Whether this rank has a part of what a checkpoint holds; others hold the same as the first copy."""
+    return ranks.data_rank == 0 or not policy.replicated
 
 
 def owners(sizes: list[int], ranks: int) -> list[int]:
@@ -159,4 +177,4 @@ def cosine_lr(step: int, *, steps: int, warmup_steps: int, lr: float, lr_final: 
 def average_into(average: Iterable[nn.Parameter], weights: Iterable[nn.Parameter], *, decay: float, step: int) -> None:
     """Move the average towards the weights; early steps move it faster, so that it forgets where it started."""
     now = min(decay, (1 + step) / (10 + step))
-    torch._foreach_lerp_(list(average), list(weights), 1 - now)
+    torch._foreach_lerp_([local(tensor) for tensor in average], [local(tensor) for tensor in weights], 1 - now)

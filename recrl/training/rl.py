@@ -25,6 +25,7 @@ from recrl.signals.base import SignalContext
 from recrl.training import checkpoint, feedback
 from recrl.training.ahead import Ahead
 from recrl.training.group_health import group_health, unequal
+from recrl.training.in_step import in_step
 from recrl.training.launch import Position, Report, launch
 from recrl.training.meter import Meter, products_of, update_work
 from recrl.training.method import Method
@@ -34,7 +35,7 @@ from recrl.training.rl_prompts import PromptSource, asks_for_titles
 from recrl.training.run_folder import StageFolder, stage_folder
 from recrl.training.setup import World, load_data, load_world, make_policy, make_world, new_model
 from recrl.training.validation import Progress, Validation
-from recrl.training.weights import load_weights, weights
+from recrl.training.weights import load_weights, saving, weights
 
 
 class Rl:
@@ -83,7 +84,7 @@ class Rl:
             groups: RolloutGroups = self.method.rollout.run(mine.select(rows), self.method.rollout_options, context)
             return groups
 
-        with torch.no_grad():
+        with torch.no_grad(), policy.gathered():
             made = [part(rows) for rows in parts]
         return join_groups(self.gathered(made))
 
@@ -182,7 +183,8 @@ class Rl:
     def all_logps(self, policy: DecoderPolicy, batch: PackedGroups) -> Tensor:
         """[N, R], micro-batch by micro-batch, rank by rank; rows keep their order, since prompts are cut in order."""
         parts = self.own_rows(batch).micro_batches(self.config.backend.token_budget)
-        found = [policy.logp(part)[0] for part in parts]
+        with policy.gathered():
+            found = [policy.logp(part)[0] for part in parts]
         if self.ranks.data_size == 1:
             return torch.cat(found)
         every = self.ranks.gather([logp.cpu() for logp in found])
@@ -241,16 +243,18 @@ class Rl:
         units = float(objective.units(mini, options))
         state = self.objective_state | self.adapted(mini)
         sums: dict[str, Tensor] = {}
-        for micro in self.own_rows(mini).micro_batches(self.config.backend.token_budget):
+        own = self.own_rows(mini).micro_batches(self.config.backend.token_budget)
+        for micro, counts in in_step(self.policy, self.ranks, own, mini.part(0, 1)):
             logp, entropy = self.policy.logp(micro)
             inputs = ObjectiveInputs.of(micro, logp, self.policy.ops, state)
             total, report = objective.run(logp, inputs, options)
-            (total / units).backward()
+            (total * (counts / units)).backward()
+            if not counts:
+                continue
             for name, value in {**report, "entropy": entropy.sum(), "loss": total.detach()}.items():
                 sums[name] = sums[name] + value.double() if name in sums else value.double()
         self.meter.count(update_work(mini))
-        self.ranks.add_all(self.optimizer.gradients())
-        self.policy.finish_gradients()
+        self.optimizer.add_gradients()
         # Read once, when all is computed: each reading waits for the device.
         read = dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True)) if sums else {}
         total_of = added(self.ranks.gather(read))
@@ -268,7 +272,7 @@ class Rl:
         return dict(objective.adapt(change, mini, self.method.objective_options))
 
     def validate(self) -> dict[str, float]:
-        with self.meter.time("eval"):
+        with self.meter.time("eval"), self.policy.gathered():
             score = self.validation.score(self.policy)
         self.progress = self.progress.after(self.at.step, score["valid/ndcg@10"])
         return score
@@ -284,7 +288,7 @@ class Rl:
             "optimizer_steps": self.optimizer.steps,
         }
         tensors = itertools.chain(weights(self.policy, "model", self.ranks), self.optimizer.tensors())
-        place, save_model = self.folder.checkpoints, self.policy.save_pretrained
+        place, save_model = self.folder.checkpoints, saving(self.policy, self.ranks)
         checkpoint.write(place, self.at.step, save_model, tensors, state, self.ranks)
         if self.ranks.is_first:
             checkpoint.prune(place, self.config.rl.keep, self.progress.best_step)

@@ -15,9 +15,9 @@ from typing import Any
 
 from recrl import __version__
 from recrl.atomic import write_text
-from recrl.backends.ranks import own_rank
 from recrl.config import RunConfig
 from recrl.errors import UserError
+from recrl.processes import own_rank
 
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pydantic", "faiss-cpu", "scikit-learn")
 

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from recrl.backends.decoder_policy import DecoderPolicy
 from recrl.backends.device import local_device
 from recrl.backends.engines import ENGINES
-from recrl.backends.ranks import ALONE, Ranks, join, local_rank
+from recrl.backends.ranks import ALONE, Ranks, join
 from recrl.baselines import BASELINES
 from recrl.components import Choice, resolve
 from recrl.config import RunConfig
@@ -28,6 +28,7 @@ from recrl.data.templates import TEMPLATES
 from recrl.errors import ConfigError, UserError
 from recrl.models.checkpoint import grow_vocabulary, load_folder, read_folder
 from recrl.models.presets import preset_model, preset_tokenizer, start_from_codebooks
+from recrl.processes import local_rank
 from recrl.seeding import seed_of
 from recrl.sids import codes as sid_codes
 from recrl.sids.codes import SidIndex

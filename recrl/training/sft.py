@@ -20,6 +20,7 @@ from recrl.models.dropout import add_dropout
 from recrl.seeding import seed_of
 from recrl.training import checkpoint
 from recrl.training.ahead import Ahead
+from recrl.training.in_step import in_step
 from recrl.training.launch import Position, Report, launch
 from recrl.training.meter import Meter, products_of, update_work
 from recrl.training.optimizer import AdamW, average_into, cosine_lr
@@ -28,7 +29,7 @@ from recrl.training.run_folder import StageFolder, stage_folder
 from recrl.training.setup import World, load_data, make_policy, make_world, new_model
 from recrl.training.teacher import Teacher, soft_target_loss
 from recrl.training.validation import Progress, Validation
-from recrl.training.weights import load_weights, weights
+from recrl.training.weights import load_weights, saving, weights
 
 
 class Sft:
@@ -71,13 +72,13 @@ class Sft:
         loss = 0.0
         self.optimizer.set_lr(lr)
         self.optimizer.zero_grad()
-        for part in self.own_rows(batch).micro_batches(self.config.backend.token_budget):
-            total = self.row_loss(*(states.to(self.world.device) for states in part.tensors()))
+        own = self.own_rows(batch).micro_batches(self.config.backend.token_budget)
+        for part, counts in in_step(self.policy, self.ranks, own, batch.select(np.zeros(1, np.int64))):
+            total = self.row_loss(*(states.to(self.world.device) for states in part.tensors())) * counts
             (total / tokens).backward()
             loss += float(total.detach()) / tokens
         taught_loss = self.teach() if taught else 0.0
-        self.ranks.add_all(self.optimizer.gradients())
-        self.policy.finish_gradients()
+        self.optimizer.add_gradients()
         norm = self.optimizer.clip(options.clip_grad, self.at.step)
         self.optimizer.step()
         if self.averaged is not None:
@@ -111,9 +112,10 @@ class Sft:
         scale = weight / float((batch.advantage.clamp(min=0).unsqueeze(1) * batch.mask).sum())
         share = self.ranks.share(batch.tokens_of_prompts)
         loss = 0.0
-        for micro in batch.part(share.start, share.stop).micro_batches(self.config.backend.token_budget):
+        own = batch.part(share.start, share.stop).micro_batches(self.config.backend.token_budget)
+        for micro, counts in in_step(self.policy, self.ranks, own, batch.part(0, 1)):
             logp, _ = self.policy.logp(micro)
-            total = soft_target_loss(logp, micro.advantage) * scale
+            total = soft_target_loss(logp, micro.advantage) * (scale * counts)
             total.backward()
             loss += float(total.detach())
         self.meter.count(update_work(batch))
@@ -128,8 +130,9 @@ class Sft:
 
     def evaluate(self) -> dict[str, float]:
         """Validation of what would be saved: the average of the weights if there is one."""
-        with self.meter.time("eval"):
-            return self.validation.score(self.scored_policy())
+        policy = self.scored_policy()
+        with self.meter.time("eval"), policy.gathered():
+            return self.validation.score(policy)
 
     def scored_policy(self) -> DecoderPolicy:
         """What would be saved, in evaluation mode."""
@@ -149,7 +152,7 @@ class Sft:
             "progress": asdict(self.progress),
             "optimizer_steps": self.optimizer.steps,
         }
-        place, save_model = self.folder.checkpoints, self.scored_policy().save_pretrained
+        place, save_model = self.folder.checkpoints, saving(self.scored_policy(), self.ranks)
         checkpoint.write(place, self.at.step, save_model, tensors, state, self.ranks)
         if self.ranks.is_first:
             checkpoint.prune(place, self.config.sft.keep, self.progress.best_step)

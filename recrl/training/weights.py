@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from recrl.backends.decoder_policy import DecoderPolicy
 from recrl.backends.policy import ReadTensor
-from recrl.backends.ranks import Ranks
+from recrl.backends.ranks import Ranks, local
+from recrl.training.optimizer import takes_part
 
 
 def weights(policy: DecoderPolicy, prefix: str, ranks: Ranks) -> Iterator[tuple[str, Tensor]]:
@@ -17,10 +19,15 @@ def weights(policy: DecoderPolicy, prefix: str, ranks: Ranks) -> Iterator[tuple[
 
     Ranks of other copies than the first are given nothing.
     """
-    if ranks.data_rank == 0:
-        local = {name: weight.detach() for name, weight in policy.named_parameters()}
-        for name, tensor in policy.whole(local):
+    if takes_part(policy, ranks):
+        own = {name: weight.detach() for name, weight in policy.named_parameters()}
+        for name, tensor in policy.whole(own):
             yield f"{prefix}.{name}", tensor
+
+
+def saving(policy: DecoderPolicy, ranks: Ranks) -> Callable[[Path], None]:
+    """What all ranks have to call together to write a Hugging Face folder; the first one writes it."""
+    return policy.save_pretrained if takes_part(policy, ranks) else lambda folder: None  # noqa: ARG005
 
 
 @torch.no_grad()
@@ -28,4 +35,4 @@ def load_weights(policy: DecoderPolicy, prefix: str, read: ReadTensor) -> None:
     """Put back what ``weights`` gave, on whatever number of ranks."""
     own = dict(policy.named_parameters())
     for name, value in policy.parts(lambda found: read(f"{prefix}.{found}")):
-        own[name].copy_(value)
+        local(own[name]).copy_(value)

@@ -24,7 +24,13 @@ from recrl.training.rl import train_rl
 from recrl.training.sft import train_sft
 
 TP2 = {"engine": "megatron", "tensor_parallel": 2}
-LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {"dp2": (2, {}), "tp2": (2, TP2), "tp2-dp2": (4, TP2)}
+FSDP2 = {"engine": "fsdp2"}
+LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
+    "dp2": (2, {}),
+    "fsdp2": (2, FSDP2),
+    "tp2": (2, TP2),
+    "tp2-dp2": (4, TP2),
+}
 SFT = {
     "epochs": 1,
     "batch_size": 32,
@@ -54,7 +60,7 @@ each_layout = pytest.mark.parametrize(("ranks", "backend"), LAYOUTS.values(), id
 @pytest.fixture(autouse=True)
 def _megatron_where_it_is_asked_for(request: pytest.FixtureRequest) -> None:
     given = getattr(request.node, "callspec", None)
-    if given is not None and given.params.get("backend"):
+    if given is not None and given.params.get("backend") == TP2:
         pytest.importorskip("megatron.core", reason="megatron-core is not installed")
 
 
@@ -135,7 +141,7 @@ def test_rl_is_the_run_of_one_process(
 
 
 @pytest.mark.parametrize(
-    ("first", "then"), [((1, {}), (2, TP2)), ((2, TP2), (2, {})), ((2, {}), (1, {}))], ids=["tp2", "dp2", "one"]
+    ("first", "then"), [((1, {}), (2, TP2)), ((2, TP2), (2, FSDP2)), ((2, FSDP2), (1, {}))], ids=["tp2", "fsdp2", "one"]
 )
 def test_a_run_goes_on_in_another_layout(
     world: Path,
