@@ -41,6 +41,11 @@ class Products:
         """Those of a model whose last layer leaves out what is not read."""
         return cls(shape.body_weights, shape.head_weights, shape.query_width, shape.layers, shape.unread_weights)
 
+    @property
+    def as_verl(self) -> Products:
+        """As verl's ``flops_counter`` has them: every token passes all parameters, the embedding and the head too."""
+        return Products(self.body + 2 * self.head, 0, self.channels, self.layers)
+
 
 @dataclass(frozen=True)
 class Work:

@@ -5,7 +5,11 @@ from pathlib import Path
 import pytest
 
 from recrl.errors import ConfigError
-from recrl.hardware.profiles import known_profiles, load_profile
+from recrl.hardware.profiles import FIGURES, known_profiles, load_profile
+
+FIGURES_TEXT = "".join(f"{name} = 1\n" for name in FIGURES)
+SOURCES_TEXT = "[sources]\n" + "".join(f'{name} = "measured"\n' for name in FIGURES)
+MINE = f'name = "mine"\ndevice = "cuda"\n{FIGURES_TEXT}'
 
 
 @pytest.mark.parametrize("name", known_profiles())
@@ -13,9 +17,34 @@ def test_every_profile_loads_and_is_named_as_its_file(name: str):
     assert load_profile(name).name == name
 
 
+@pytest.mark.parametrize("name", [name for name in known_profiles() if name != "cpu"])
+def test_every_device_comes_alone_by_eight_and_by_sixty_four(name: str):
+    base = load_profile(name).base or name
+    sizes = [load_profile(layout).devices for layout in (base, f"{base}-8", f"{base}-64")]
+    assert sizes == [1, 8, 64]
+
+
+def test_a_layout_has_the_figures_of_its_base():
+    device, layout = load_profile("ascend-910b3"), load_profile("ascend-910b3-64")
+    assert (layout.device, layout.bf16_tflops, layout.memory_gib) == ("npu", 313, 64)
+    assert (layout.devices_per_node, layout.nodes) == (8, 8)
+    assert layout.sources.items() > device.sources.items()
+
+
+def test_a_910c_is_two_devices_of_half_its_figures():
+    assert load_profile("ascend-910c").bf16_tflops == 752 / 2
+    assert load_profile("ascend-910c-64").devices_per_node == 16
+
+
+def test_no_two_devices_report_the_same_name():
+    devices = [load_profile(name) for name in known_profiles()]
+    names = [reported for device in devices if not device.base for reported in device.reported_as]
+    assert len(set(names)) == len(names) >= 13
+
+
 def test_a_cpu_is_measured_where_it_stands():
     profile = load_profile("cpu")
-    assert (profile.device, profile.measured, profile.peak_tflops) == ("cpu", True, None)
+    assert (profile.device, profile.measured, profile.bf16_tflops) == ("cpu", True, None)
 
 
 def test_an_unknown_profile_names_the_nearest():
@@ -25,8 +54,18 @@ def test_an_unknown_profile_names_the_nearest():
 
 def test_a_file_of_ones_own_is_read(tmp_path: Path):
     path = tmp_path / "mine.toml"
-    path.write_text('name = "mine"\ndevice = "cuda"\nmemory_gib = 80\npeak_tflops = 312\n')
+    path.write_text(MINE.replace("memory_gib = 1", "memory_gib = 80") + SOURCES_TEXT)
     assert load_profile(str(path)).memory_gib == 80
+
+
+def test_a_file_of_ones_own_may_vary_a_known_device(tmp_path: Path):
+    path = tmp_path / "ours.toml"
+    path.write_text(
+        'base = "h100"\nname = "ours"\nnodes = 3\ninter_node_gbps = 25\n[sources]\ninter_node_gbps = "ib_write_bw"\n'
+    )
+    profile = load_profile(str(path))
+    assert (profile.devices, profile.inter_node_gbps, profile.bf16_tflops) == (3, 25, 989.4)
+    assert profile.sources["inter_node_gbps"] == "ib_write_bw"
 
 
 @pytest.mark.parametrize(
@@ -34,16 +73,33 @@ def test_a_file_of_ones_own_is_read(tmp_path: Path):
     [
         ('name = "x"\ndevice = "gpu"\nmeasured = true\n', "device = 'gpu'"),
         ('name = "x"\ndevice = "cpu"\n', "or measured = true"),
-        ('name = "x"\ndevice = "cpu"\nmeasured = true\nmemory_gib = 1\npeak_tflops = 1\n', "or measured = true"),
-        ('name = "x"\ndevice = "cuda"\nmemory_gib = 1\npeak_tflops = 0\n', "peak_tflops = 0"),
+        ('name = "x"\ndevice = "cpu"\nmeasured = true\nmemory_gib = 1\n', "it can state no figure"),
+        (MINE.replace("fp32_tflops = 1", "fp32_tflops = 0") + SOURCES_TEXT, "fp32_tflops = 0"),
+        (MINE, "no source for memory_gib, bf16_tflops"),
+        (MINE + SOURCES_TEXT.replace('fp32_tflops = "measured"', 'fp32_tflops = " "'), "no source for fp32_tflops"),
+        (MINE + "devices_per_node = 8\n" + SOURCES_TEXT, "no source for devices_per_node"),
+        (MINE + SOURCES_TEXT + 'nodes = "choice"\n', "does not state: nodes"),
         ('name = "x"\ndevice = "cpu"\nmeasured = true\nmemory_gb = 1\n', "did you mean 'memory_gib'"),
+        ('name = "x"\nbase = "h10"\n', "did you mean 'h100'"),
+        ('name = "x"\nbase = 1\n', "base = 1"),
         ('name = "x\n', "is not TOML"),
     ],
-    ids=["device", "nothing", "both", "zero", "key", "toml"],
-)
+    ids=[
+        "device", "nothing", "both", "zero", "unsourced", "blank source", "unsourced layout", "spare source", "key",
+        "base", "base type", "toml",
+    ],
+)  # fmt: skip
 def test_a_wrong_profile_is_told(tmp_path: Path, text: str, words: str):
     path = tmp_path / "mine.toml"
     path.write_text(text)
     with pytest.raises(ConfigError) as caught:
         load_profile(str(path))
     assert words in str(caught.value)
+
+
+def test_bases_in_a_circle_are_told(tmp_path: Path):
+    one, two = tmp_path / "one.toml", tmp_path / "two.toml"
+    one.write_text(f'base = "{two}"\nname = "one"\n')
+    two.write_text(f'base = "{one}"\nname = "two"\n')
+    with pytest.raises(ConfigError, match="circle"):
+        load_profile(str(one))
