@@ -4,15 +4,23 @@ WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
+OLDER_MEGATRON := $(VENV)/megatron-core-0.12.1
 
-.PHONY: demo test lint aot bench example-toys clean
+.PHONY: demo test test-distributed lint aot bench example-toys clean
 
 demo: $(READY)
 	$(BIN)/recrl demo
 
 # One thread a worker: with two workers on two cores, torch's own threads would only stand in each other's way.
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --ignore tests/distributed
+
+# Runs on 2 and 4 processes that meet through gloo, with the newest Megatron-core and with the oldest that is supported.
+test-distributed: $(READY) $(OLDER_MEGATRON)
+	RECRL_OLDER_MEGATRON=$(CURDIR)/$(OLDER_MEGATRON) OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/distributed
+
+$(OLDER_MEGATRON): $(READY)
+	$(BIN)/python -m pip install --quiet --no-deps --target $@ megatron-core==0.12.1
 
 lint: $(READY)
 	$(BIN)/ruff check .

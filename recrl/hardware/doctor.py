@@ -6,6 +6,7 @@ Nothing heavy loads with this file: a broken package is one of the things that i
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import platform
 import shutil
@@ -18,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recrl import __version__
+from recrl.backends.loading import FAILURES, explain_broken_npu, first_line
 from recrl.errors import UserError
-from recrl.hardware.profiles import known_profiles, load_profile
 
 if TYPE_CHECKING:
     import torch
@@ -51,6 +52,15 @@ LINKED = {
     "recrl.hw_profiles": None,
 }
 """Folder that stands in the package through a link -> a module in it; None where it holds no code."""
+
+OPTIONAL = {
+    "triton": "GPU kernels alone need it: pip install 'recrl[triton]'",
+    "trl": "`recrl bench` alone compares with it: pip install 'recrl[bench]'",
+}
+"""Distribution -> who needs it, and how to get it."""
+
+PROGRAMS = ("torchrun", "sbatch", "kubectl")
+"""What ``recrl launch --submit`` calls."""
 
 COPY_BYTES = 256 * 2**20
 REPEATS = 7
@@ -86,30 +96,36 @@ def examine(folder: Path) -> Examination:
         facts["cpu"] = _cpu()
     if "torch" not in broken:
         facts |= _torch_facts(problems)
-    facts["optional"] = {name: _optional(name, text) for name, text in OPTIONAL.items()}
+    facts["optional"] = {name: _version(name) or f"not installed; {text}" for name, text in OPTIONAL.items()}
+    programs = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    facts["launch"] = {name: shutil.which(name, path=programs) or "not to be found" for name in PROGRAMS}
     return Examination(facts, problems)
-
-
-OPTIONAL = {
-    "megatron-core": "needed by tensor-parallel training alone",
-    "triton": "needed by GPU kernels alone; the plain torch ones are used",
-    "liger-kernel": "needed by its GPU kernels alone",
-}
 
 
 def _package(name: str, module: str, problems: list[str]) -> str:
     """The version, or why it does not work; loading it is the only proof."""
-    try:
-        version = metadata.version(name)
-        importlib.import_module(module)
-    except metadata.PackageNotFoundError:
+    version = _version(name)
+    if version is None:
         problems.append(f"{name}: not installed; install recrl again with its dependencies")
         return "not installed"
-    except (ImportError, OSError, AttributeError, RuntimeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        problems.append(f"{name}: {version} is installed and does not load: {reason}")
-        return f"{version}, does not load: {reason}"
+    try:
+        with explain_broken_npu():
+            importlib.import_module(module)
+    except UserError as error:  # torch-npu, which torch and transformers load
+        problems.append(f"{name}: {error.found}: {error.why}; {error.fix}")
+        return f"{version}, does not load: {error.found}"
+    except (*FAILURES, AttributeError) as error:
+        problems.append(f"{name}: {version} is installed and does not load: {first_line(error)}")
+        return f"{version}, does not load: {first_line(error)}"
     return version
+
+
+def _version(name: str) -> str | None:
+    """Of an installed distribution."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _link(name: str, module: str | None, problems: list[str]) -> str:
@@ -142,24 +158,85 @@ def _cpu() -> dict[str, Any]:
 
 
 def _torch_facts(problems: list[str]) -> dict[str, dict[str, Any]]:
-    """Device, accelerators and speed; ``problems`` gets a line where the chosen device does not compute."""
+    """Device, accelerators, kernels and speed; ``problems`` gets a line where the chosen device does not compute."""
     import torch
 
     from recrl.backends.device import choose_device
+    from recrl.hardware.detect import detect
 
-    device = choose_device("auto")
+    device, profile = choose_device("auto"), detect()
     why = "no accelerator answers" if device.type == "cpu" else f"torch.accelerator reports {device.type}"
     facts: dict[str, dict[str, Any]] = {
-        "device": {"chosen": str(device), "why": why, "threads": torch.get_num_threads()},
-        "accelerators": {"cuda": _cuda(), "ascend": _ascend()},
+        "device": {
+            "chosen": str(device),
+            "why": why,
+            "threads": torch.get_num_threads(),
+            "profile": profile.profile or "none",
+            "profile_why": profile.why,
+            **_device_memory(device),
+            "collectives": _collectives(device),
+        },
+        "accelerators": {"cuda": _cuda(), "ascend": _ascend(), "megatron": _megatron(device.type)},
+        "kernels": {op: kernel_choice(op, device.type) for op in _ops()},
+        "native": _native(),
     }
-    if device.type in known_profiles():
-        facts["device"]["profile"] = load_profile(device.type).name
     try:
         facts["measured"] = measure(device)
     except RuntimeError as error:
-        problems.append(f"device {device}: it does not compute: {str(error).splitlines()[0]}")
+        problems.append(f"device {device}: it does not compute: {first_line(error)}")
     return facts
+
+
+def _device_memory(device: torch.device) -> dict[str, float]:
+    """Of one accelerator; a CPU's memory is the machine's."""
+    import torch
+
+    if device.type == "cpu":
+        return {}
+    free, total = torch.get_device_module(device).mem_get_info()
+    return {"memory_gib": round(total / 2**30, 1), "free_memory_gib": round(free / 2**30, 1)}
+
+
+def _collectives(device: torch.device) -> str:
+    """What ranks on the device talk through."""
+    from torch import distributed
+
+    from recrl.backends.device import distributed_backend
+
+    name = distributed_backend(device)
+    if distributed.is_available() and distributed.is_backend_available(name):
+        return name
+    return f"this torch was built without {name}: a run has one rank"
+
+
+def _ops() -> list[str]:
+    from recrl.kernels.registry import KERNELS
+
+    return list(KERNELS)
+
+
+def kernel_choice(op: str, device: str) -> dict[str, Any]:
+    """The implementation that ``auto`` takes on a device type, and of each other one why it is not that."""
+    from recrl.kernels.registry import KERNELS
+
+    obstacles = {row.name: row.obstacle(device) for row in KERNELS[op]}
+    chosen = next(name for name, obstacle in obstacles.items() if obstacle is None)
+    others = {
+        name: (obstacle or "usable, and slower than the chosen one").removeprefix(f"{name} ")
+        for name, obstacle in obstacles.items()
+        if name != chosen
+    }
+    return {"chosen": chosen, "others": others}
+
+
+def _native() -> dict[str, str]:
+    """Whether the kernels in C were compiled."""
+    from recrl.kernels import native
+
+    obstacle = native.obstacle()
+    if obstacle is None:
+        return {"compiled": f"yes: {native.build()}"}
+    return {"compiled": f"no: {obstacle}; the plain torch kernels, which are slower, take their place"}
 
 
 def measure(device: torch.device) -> dict[str, float]:
@@ -196,9 +273,10 @@ def _cuda() -> str:
     import torch
 
     if not torch.backends.cuda.is_built():
-        return f"no: torch {torch.__version__} is built without CUDA; install its CUDA build"
+        fix = "install its CUDA build, then pip install 'recrl[triton]'"
+        return f"no: torch {torch.__version__} is built without CUDA; {fix}"
     if not torch.cuda.is_available():
-        return f"no: torch is built for CUDA {torch.version.cuda}, and no GPU answers; check the driver"
+        return f"no: torch is built for CUDA {torch.version.cuda}, and no GPU answers; check the driver with nvidia-smi"
     names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     return f"yes: {len(names)} x {names[0]}, CUDA {torch.version.cuda}"
 
@@ -206,14 +284,26 @@ def _cuda() -> str:
 def _ascend() -> str:
     from recrl.backends.device import choose_device
 
+    npu, release = _version("torch-npu"), _release(_version("torch") or "")
+    if npu is not None and _release(npu) != release:
+        return f"no: torch-npu {npu} does not go with torch {release}; pip install torch-npu=={release}"
     try:
-        return f"yes: {choose_device('npu')}"
+        return f"yes: {choose_device('npu')}, torch-npu {npu}"
     except UserError as error:
-        return f"no: {error.why}"
+        fix = error.fix if npu else f"install CANN, then pip install torch-npu=={release}"
+        return f"no: {error.why}; {fix}"
 
 
-def _optional(name: str, text: str) -> str:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return f"not installed; {text}"
+def _release(version: str) -> str:
+    """X.Y.Z: torch-npu X.Y.Z.postN goes with torch X.Y.Z+build."""
+    return ".".join(version.split("+")[0].split(".")[:3])
+
+
+def _megatron(device: str) -> str:
+    """Whether ``backend.engine = "megatron"`` works; loading it takes seconds and is left to the run."""
+    version = _version("megatron-core")
+    if version is None:
+        return "no: megatron-core is not installed; pip install 'recrl[megatron]'"
+    if device == "npu" and importlib.util.find_spec("mindspeed") is None:
+        return f"no: megatron-core {version} needs MindSpeed on Ascend; install the MindSpeed release for it"
+    return f"yes: megatron-core {version}"

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,9 @@ from click.testing import CliRunner
 
 from recrl.commands.doctor import doctor
 from recrl.hardware import doctor as examined
-from recrl.hardware.doctor import copy_speed, examine
+from recrl.hardware.doctor import copy_speed, examine, kernel_choice
+from recrl.kernels import native
+from recrl.kernels.registry import KERNELS, pick
 
 FEW = {"torch": "torch", "psutil": "psutil"}
 
@@ -47,8 +51,9 @@ def test_the_command_prints_json_and_succeeds(tmp_path: Path, monkeypatch: pytes
     found = json.loads(shown.output)
     assert found["ok"]
     assert found["system"]["python"] == sys.version.split()[0]
-    assert {"cuda", "ascend"} == set(found["accelerators"])
-    assert {"triton", "megatron-core"} <= set(found["optional"])
+    assert {"cuda", "ascend", "megatron"} == set(found["accelerators"])
+    assert found["device"]["profile"] == "cpu"
+    assert found["kernels"]["linear_logp"]["others"]["triton_gpu"] == "runs on cuda, not on cpu"
 
 
 def test_a_package_that_is_not_there_is_a_problem(quick: pytest.MonkeyPatch):
@@ -81,3 +86,84 @@ def test_a_device_that_does_not_compute_is_a_problem(quick: pytest.MonkeyPatch):
 
     quick.setattr(examined, "measure", fails)
     assert examine(Path.cwd()).problems == ["device cpu: it does not compute: no memory left"]
+
+
+def test_every_op_has_its_choice_and_a_reason_for_every_other_implementation():
+    for op, rows in KERNELS.items():
+        for device in ("cpu", "cuda", "npu"):
+            found = kernel_choice(op, device)
+            assert {found["chosen"], *found["others"]} == {row.name for row in rows}
+            assert all(found["others"].values())
+
+
+def test_the_choice_is_the_one_that_a_run_makes():
+    for op in KERNELS:
+        assert pick(op, "cpu").__name__ == f"recrl.kernels.{op}.{kernel_choice(op, 'cpu')['chosen']}"
+
+
+def test_a_kernel_behind_the_chosen_one_is_told_from_one_that_can_t_run():
+    others = kernel_choice("gmean_ratio", "cpu")["others"]
+    assert others == {"triton_gpu": "runs on cuda, not on cpu", "ascend": "runs on npu, not on cpu"}
+    behind = kernel_choice("swiglu", "cuda")
+    assert (behind["chosen"], behind["others"]["native"]) == ("reference", "runs on cpu, not on cuda")
+
+
+@pytest.mark.usefixtures("quick")
+def test_without_a_compiler_the_kernels_in_c_say_why(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(native, "obstacle", lambda: "native needs a C compiler: no C compiler (cc, gcc, clang)")
+    found = examine(Path.cwd())
+    assert found.facts["native"]["compiled"].startswith("no: native needs a C compiler")
+    assert found.facts["kernels"]["swiglu"]["others"]["native"] == "needs a C compiler: no C compiler (cc, gcc, clang)"
+    assert found.problems == []
+
+
+@pytest.fixture
+def installed(quick: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Sets versions of distributions; None: not installed."""
+    real = examined._version
+
+    def set_versions(**versions: str | None) -> None:
+        given = {name.replace("_", "-"): version for name, version in versions.items()}
+        quick.setattr(examined, "_version", lambda name: given[name] if name in given else real(name))
+
+    return set_versions
+
+
+def test_what_is_missing_comes_with_the_command_that_installs_it(installed: Callable[..., None]):
+    installed(megatron_core=None, torch_npu=None, torch="2.13.0+cpu", triton=None)
+    found = examine(Path.cwd()).facts
+    assert found["accelerators"]["megatron"].endswith("pip install 'recrl[megatron]'")
+    assert found["optional"]["triton"].endswith("pip install 'recrl[triton]'")
+    if not hasattr(torch, "npu"):
+        assert found["accelerators"]["ascend"].endswith("install CANN, then pip install torch-npu==2.13.0")
+
+
+def test_torch_npu_of_another_release_than_torch_is_told(installed: Callable[..., None]):
+    installed(torch="2.13.0+cpu", torch_npu="2.12.0.post1")
+    assert examined._ascend().endswith("pip install torch-npu==2.13.0")
+    installed(torch="2.13.0+cpu", torch_npu="2.13.0.post2")
+    assert "does not go with" not in examined._ascend()
+
+
+def test_megatron_on_ascend_wants_mindspeed(installed: Callable[..., None]):
+    installed(megatron_core="0.16.1")
+    assert examined._megatron("cpu") == "yes: megatron-core 0.16.1"
+    if find_spec("mindspeed") is None:
+        assert "MindSpeed" in examined._megatron("npu")
+
+
+def test_collectives_that_torch_lacks_are_told(quick: pytest.MonkeyPatch):
+    quick.setattr(torch.distributed, "is_backend_available", lambda _: False)
+    found = examine(Path.cwd())
+    assert "built without gloo" in found.facts["device"]["collectives"]
+    assert found.problems == [], "a run of one rank needs none"
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_text_groups_what_a_reason_keeps_out_and_names_units():
+    shown = CliRunner().invoke(doctor, []).output
+    lines = [" ".join(line.split()) for line in shown.splitlines()]
+    assert "not triton_gpu runs on cuda, not on cpu" in lines
+    assert "copy (GB/s) 1.0" in lines
+    assert "writable yes" in lines
+    assert shown.endswith("A run can work here.\n")
