@@ -161,6 +161,9 @@ class BackendSection(Section):
     make as many copies as fit."""
     logprob_space: Literal["raw", "legal"] = "raw"
     """What a log-probability is normalised over: the whole vocabulary, or the legal continuations (METHODS, rule 4)."""
+    mfu: Literal["computed", "verl"] = "computed"
+    """What ``perf/mfu/actor`` counts: the products that are computed, or, as verl, all parameters for every token, with
+    the embedding's lookup and the head at tokens that nothing is predicted from."""
     kernels: dict[str, str] = Field(default_factory=dict)
     """Implementation of an op by its name, as in ``{linear_logp = "reference"}``; the others take the fastest."""
 

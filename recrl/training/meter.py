@@ -6,12 +6,14 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from transformers import PreTrainedModel
 
 from recrl.backends.decoder_policy import DecoderPolicy
 from recrl.backends.device import measured_peak_flops, peak_memory_gb, synchronize
+from recrl.config import RunConfig
 from recrl.groups import PackedGroups
 from recrl.hardware.flops import TRAINING_PASSES, Products, Work, forward_flops
 from recrl.hardware.model_shapes import shape_of
@@ -22,7 +24,16 @@ def products_of(policy: DecoderPolicy) -> Products:
     """What a forward pass of a policy's whole model multiplies by."""
     if isinstance(policy.model, PreTrainedModel):
         return products_of_model(policy.model)
-    return Products.of(shape_of(policy.config.to_dict(), "the model"))  # this rank has a part of it
+    shape = shape_of(policy.config.to_dict(), "the model")  # this rank has a part of it
+    # Megatron's layers compute queries, keys and values in one product: the last one leaves out what follows it.
+    return replace(Products.of(shape), unread=shape.unread_weights - shape.hidden * shape.query_width)
+
+
+def make_meter(policy: DecoderPolicy, config: RunConfig, devices: int) -> Meter:
+    """A meter that counts as the config says."""
+    products = products_of(policy)
+    counted = {"computed": products, "verl": products.as_verl}
+    return Meter(counted[config.backend.mfu], policy.device, config.backend.dtype, devices)
 
 
 def products_of_model(model: PreTrainedModel) -> Products:

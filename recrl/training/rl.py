@@ -27,7 +27,7 @@ from recrl.training.ahead import Ahead
 from recrl.training.group_health import group_health, unequal
 from recrl.training.in_step import in_step
 from recrl.training.launch import Position, Report, launch
-from recrl.training.meter import Meter, products_of, update_work
+from recrl.training.meter import make_meter, update_work
 from recrl.training.method import Method
 from recrl.training.optimizer import AdamW, cosine_lr
 from recrl.training.reward_context import reward_context, text_vectors
@@ -55,7 +55,7 @@ class Rl:
             self.policy, self.ranks, lr=options.lr, betas=options.betas, weight_decay=options.weight_decay
         )
         self.validation = Validation.make(config, self.world)
-        self.meter = Meter(products_of(self.policy), self.world.device, config.backend.dtype, self.ranks.size)
+        self.meter = make_meter(self.policy, config, self.ranks.size)
         self.at = Position()
         self.progress = Progress()
         self.signal_state: dict[str, float] = {}

@@ -22,7 +22,7 @@ from recrl.training import checkpoint
 from recrl.training.ahead import Ahead
 from recrl.training.in_step import in_step
 from recrl.training.launch import Position, Report, launch
-from recrl.training.meter import Meter, products_of, update_work
+from recrl.training.meter import make_meter, update_work
 from recrl.training.optimizer import AdamW, average_into, cosine_lr
 from recrl.training.rows import RowMaker, Rows
 from recrl.training.run_folder import StageFolder, stage_folder
@@ -55,7 +55,7 @@ class Sft:
             self.policy, self.ranks, lr=options.lr, betas=options.betas, weight_decay=options.weight_decay
         )
         self.validation = Validation.make(config, self.world)
-        self.meter = Meter(products_of(self.policy), self.world.device, config.backend.dtype, self.ranks.size)
+        self.meter = make_meter(self.policy, config, self.ranks.size)
         self.teacher = Teacher.make(config, self.world, self.rows) if config.sft.teacher.weight else None
         self.soft_targets = None if self.teacher is None else Ahead(self.teacher.batch)
         self.at = Position()

@@ -98,3 +98,14 @@ def test_figures_carry_verls_names_and_start_anew() -> None:
     after = meter.take("update_actor")
     assert after["tokens/actor_effective"] == 0
     assert "perf/mfu/actor" not in after
+
+
+def test_verl_counts_the_lookup_and_the_head_at_every_token() -> None:
+    """``estimate_flops`` of verl: 6 a parameter (embedding and head included) and token, and causal attention."""
+    products = products_of_model(preset_model("tiny", {"tie_word_embeddings": False}, 5000, 0))
+    rows = [30, 50]
+    meter = Counted(products.as_verl, CPU, "float32")
+    meter.count(Work(sum(rows), sum(length * length for length in rows) // 2, 7))
+    weights = products.body + 2 * products.head
+    attention = 6 * (30**2 + 50**2) * products.channels * products.layers
+    assert meter.flops == 6 * weights * 80 + attention
