@@ -40,8 +40,8 @@ class Ops:
         )
         module = {name: pick(name, device, (wanted or {}).get(name, "auto")) for name in names}
         logp = module["linear_logp"]
-        return cls(
-            legal_logp=logp.legal_logp,
-            log_normaliser=logp.log_normaliser,
-            **{name: getattr(module[name], name) for name in names},
-        )
+        found = {name: getattr(module[name], name) for name in names}
+        over = getattr(module["shared_prefix_attention"], "over", None)
+        if over is not None:  # it leaves the responses to the other op
+            found["shared_prefix_attention"] = over(found["prefix_attention"])
+        return cls(legal_logp=logp.legal_logp, log_normaliser=logp.log_normaliser, **found)

@@ -32,7 +32,7 @@ class Kernel:
 
     def missing(self) -> list[str]:
         """Packages that it needs and that are not installed."""
-        return [package for package in self.needs if importlib.util.find_spec(package) is None]
+        return [package for package in self.needs if not _is_installed(package)]
 
     def obstacle(self, device: str) -> str | None:
         """Why it can't run on a device type; None where it can."""
@@ -44,10 +44,18 @@ class Kernel:
         return importlib.import_module("recrl.kernels.native").obstacle() if self.compiled else None
 
 
+def _is_installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:  # of the package that it would lie in
+        return False
+
+
 REFERENCE = Kernel("reference")
 NATIVE = Kernel("native", ("cpu",), compiled=True)
 TRITON = Kernel("triton_gpu", ("cuda",), needs=("triton",))
-ASCEND = Kernel("ascend", ("npu",), needs=("triton", "torch_npu"))
+# triton-ascend is a package of the name triton; the one for CUDA has no such backend and compiles nothing for an NPU.
+ASCEND = Kernel("ascend", ("npu",), needs=("triton.backends.ascend", "torch_npu"))
 CHUNKED = Kernel("chunked")
 EXPLICIT = Kernel("explicit")
 PADDED = Kernel("padded")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -9,9 +12,22 @@ from torch import Tensor
 from recrl.kernels.registry import pick
 from recrl.kernels.shared_prefix_attention.rows import PrefixRows
 
+Attention = Callable[..., Tensor]
+
 
 def shared_prefix_attention(query: Tensor, key: Tensor, value: Tensor, rows: PrefixRows, *, scaling: float) -> Tensor:
-    """See ``reference.shared_prefix_attention``."""
+    """See ``reference.shared_prefix_attention``; responses take the fastest ``prefix_attention``."""
+    return over(pick("prefix_attention", query.device.type).prefix_attention)(query, key, value, rows, scaling=scaling)
+
+
+def over(prefix_attention: Attention) -> Attention:
+    """``shared_prefix_attention`` whose responses are computed by the op given."""
+    return partial(_shared, prefix_attention)
+
+
+def _shared(
+    prefix_attention: Attention, query: Tensor, key: Tensor, value: Tensor, rows: PrefixRows, *, scaling: float
+) -> Tensor:
     places = rows.prompts
     prompt_key, prompt_value = (places.padded(states[: places.count]).transpose(1, 2) for states in (key, value))
     if len(query) == len(key):
@@ -29,8 +45,7 @@ def shared_prefix_attention(query: Tensor, key: Tensor, value: Tensor, rows: Pre
         grid.padded(states).unflatten(1, (group, -1)).permute(0, 3, 1, 2, 4)
         for states in (query[first_own:], key[places.count :], value[places.count :])
     ]  # [B, H or J, W, K, D]
-    op = pick("prefix_attention", query.device.type).prefix_attention
-    response: Tensor = op(own[0], prompt_key, prompt_value, rows.prompt_length, own[1], own[2], scaling=scaling)
+    response = prefix_attention(own[0], prompt_key, prompt_value, rows.prompt_length, own[1], own[2], scaling=scaling)
     return torch.cat([seen.to(query.dtype), grid.flat(response.permute(0, 2, 3, 1, 4).flatten(1, 2))])
 
 

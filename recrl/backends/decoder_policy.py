@@ -160,37 +160,45 @@ class DecoderPolicy(ABC):
         rows = PrefixRows.alone(length)
         return self.hidden(ids, rows.positions, Packed(rows, self.ops, reads_all=True))
 
-    def token_logp(
-        self, hidden: Tensor, token: Tensor, node: Tensor, source: Tensor | None = None, among: Among | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """[T] tokens and [T] trie nodes that they were chosen at -> [T] log-probabilities and entropies.
+    def token_logp(self, hidden: Tensor, token: Tensor, node: Tensor) -> tuple[Tensor, Tensor]:
+        """[T, H] states, [T] tokens and [T] trie nodes that they were chosen at -> [T] log-probabilities and entropies.
 
         Text is chosen at no node (-1): it has no legal continuations and is normalised over the whole vocabulary.
+        """
+        with autocast(self.device, self.dtype):
+            if self.space == "raw":
+                return self.output.logp(hidden, token)
+            logp, entropy = hidden.new_zeros(2, len(token), dtype=torch.float32)
+            for at_node, found in ((True, node >= 0), (False, node < 0)):
+                index = found.nonzero().squeeze(1)
+                if len(index):
+                    states, chosen = hidden[index], token[index]
+                    value, spread = (
+                        self._legal_logp(states, chosen, node[index]) if at_node else self.output.logp(states, chosen)
+                    )
+                    logp, entropy = logp.index_copy(0, index, value), entropy.index_copy(0, index, spread)
+            return logp, entropy
+
+    def response_logp(
+        self, hidden: Tensor, token: Tensor, node: Tensor, source: Tensor, among: Among | None
+    ) -> tuple[Tensor, Tensor]:
+        """Of tokens that were all chosen at nodes: [T] log-probabilities and entropies.
 
         Args:
             hidden: [S, H] states.
-            source: [T] state that predicts each token; None where each state predicts one.
+            source: [T] state that predicts each token.
             among: nodes that the legal continuations of each token lead to; None where any may follow.
         """
         with autocast(self.device, self.dtype):
             if self.space == "raw":
                 return self.output.logp(hidden, token, source)
-            if source is not None:
-                hidden = hidden.index_select(0, source)
-            logp, entropy = hidden.new_zeros(2, len(token), dtype=torch.float32)
-            for rows, part in (((node >= 0).nonzero(), self._legal_logp), ((node < 0).nonzero(), self._text_logp)):
-                if len(rows):
-                    index = rows.squeeze(1)
-                    value, spread = part(hidden[index], token[index], node[index], among and among.of(index))
-                    logp, entropy = logp.index_copy(0, index, value), entropy.index_copy(0, index, spread)
-            return logp, entropy
+            return self._legal_logp(hidden.index_select(0, source), token, node, among)
 
-    def _legal_logp(self, hidden: Tensor, token: Tensor, node: Tensor, among: Among | None) -> tuple[Tensor, Tensor]:
+    def _legal_logp(
+        self, hidden: Tensor, token: Tensor, node: Tensor, among: Among | None = None
+    ) -> tuple[Tensor, Tensor]:
         edge, exists = self.trie.edges(node, max(self.trie.fanout), among)
         return self.output.legal_logp(hidden, token, self.trie.token[edge], exists)
-
-    def _text_logp(self, hidden: Tensor, token: Tensor, *_: Tensor | Among | None) -> tuple[Tensor, Tensor]:
-        return self.output.logp(hidden, token)
 
     def logp(self, batch: PackedGroups) -> tuple[Tensor, Tensor]:
         prompts, sizes = batch.prompts, batch.sizes
@@ -206,7 +214,7 @@ class DecoderPolicy(ABC):
         source = torch.cat([batch.prompt_of.unsqueeze(1), later], 1).flatten()
         chosen = marked(batch.mask.flatten(), sum(sizes.chosen))
         among = prompts.among(self.trie) if self.space == "legal" else None
-        value, spread = self.token_logp(
+        value, spread = self.response_logp(
             states,
             batch.tokens.flatten()[chosen],
             batch.nodes.flatten()[chosen],

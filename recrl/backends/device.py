@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, contextmanager
 import torch
 
 from recrl.backends.loading import FAILURES, explain_broken_npu, first_line
-from recrl.errors import UserError
+from recrl.errors import RunError, UserError
 
 logger = logging.getLogger(__name__)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -149,6 +149,23 @@ def peak_memory_gb(device: torch.device) -> float:
         return float(statistics.max_memory_allocated(device)) / 1e9
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+@contextmanager
+def explained_memory() -> Iterator[None]:
+    """A device's memory that is used up is a failure with words.
+
+    Raises:
+        RunError: in place of what torch raises.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise RunError(
+            "the device's memory is used up",
+            why=first_line(error),
+            fix="lower backend.token_budget and go on with --resume; `recrl profile size` tells what a step needs",
+        ) from None
 
 
 def synchronize(device: torch.device) -> None:

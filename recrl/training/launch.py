@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from recrl.backends.device import explained_memory
 from recrl.backends.host_memory import keep_freed_memory
 from recrl.config import RunConfig
 from recrl.errors import RecrlError
@@ -69,7 +70,8 @@ def _newest(folder: Path) -> checkpoint.Checkpoint | None:
 def _run(stage: Stage, report: Report) -> dict[str, Any]:
     """Run, and leave word where it fails."""
     try:
-        return stage.run(report)
+        with explained_memory():
+            return stage.run(report)
     except RecrlError as error:
         with suppress(OSError):  # a full disk is one of the reasons to be here
             stage.folder.status("failed", reason=error.found)

@@ -12,10 +12,10 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen3Config
 from worlds import tiny_model
 
-from recrl.backends.megatron.folder import INDEX, SINGLE, FolderReader, FolderWriter
 from recrl.backends.megatron.shape import DecoderShape
 from recrl.backends.megatron.weights import WeightMap
 from recrl.errors import UserError
+from recrl.models.folder import INDEX, SINGLE, FolderReader, FolderWriter
 
 VOCABULARY = 51
 
