@@ -1,9 +1,16 @@
-"""A recrl command on every rank."""
+"""recrl commands on every rank, one after the other: COMMAND ... + COMMAND ..."""
 
 from __future__ import annotations
 
 import sys
+from itertools import groupby
 
 from recrl.commands.main import main
 
-main(sys.argv[1:])
+for apart, words in groupby(sys.argv[1:], lambda word: word == "+"):
+    if not apart:
+        try:
+            main(list(words))
+        except SystemExit as end:
+            if end.code:
+                raise

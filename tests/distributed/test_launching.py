@@ -11,12 +11,14 @@ import pytest
 from distributed.launching import run_ranks
 
 MEET = """
+import sys
+from pathlib import Path
 import torch
 from torch import distributed
 distributed.init_process_group("gloo")
 ranks = torch.tensor([distributed.get_rank() + 1])
 distributed.all_reduce(ranks)
-print("sum", int(ranks))
+(Path(sys.argv[1]) / f"rank-{distributed.get_rank()}").write_text(str(int(ranks)))
 """
 FAIL = """
 import os
@@ -37,9 +39,9 @@ def written(folder: Path, text: str) -> Path:
 
 
 def test_ranks_meet(tmp_path: Path) -> None:
-    done = run_ranks(written(tmp_path, MEET), 2)
+    done = run_ranks(written(tmp_path, MEET), 2, tmp_path)
     assert done.returncode == 0, done.stdout
-    assert done.stdout.count("sum 3") == 2
+    assert [path.read_text() for path in sorted(tmp_path.glob("rank-*"))] == ["3", "3"]
 
 
 def test_a_rank_that_fails_is_told(tmp_path: Path) -> None:

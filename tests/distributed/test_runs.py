@@ -113,31 +113,29 @@ def assert_same_run(config: RunConfig, wanted: RunConfig, stage: str) -> None:
 
 
 @each_layout
-def test_sft_is_the_run_of_one_process(
-    world: Path, alone: RunConfig, tmp_path: Path, ranks: int, backend: dict[str, Any]
-) -> None:
-    config = run_config(world, tmp_path, sft=SFT, backend=backend)
-    done = run_ranks("command.py", ranks, "sft", written(config))
-    assert done.returncode == 0, done.stdout
-    assert done.stdout.count("SFT finished") == 1
-    assert_same_run(config, alone, "sft")
-
-
-@each_layout
-@pytest.mark.parametrize("method", METHODS)
-def test_rl_is_the_run_of_one_process(
+def test_sft_and_rl_are_the_runs_of_one_process(
     world: Path,
     alone: RunConfig,
     methods_alone: dict[str, RunConfig],
     tmp_path: Path,
-    method: str,
     ranks: int,
     backend: dict[str, Any],
 ) -> None:
-    config = run_config(world, tmp_path, rl=rl_options(alone, METHODS[method]), backend=backend)
-    done = run_ranks("command.py", ranks, "rl", written(config))
+    sft = run_config(world, tmp_path / "sft", sft=SFT, backend=backend)
+    rl = {
+        name: run_config(world, tmp_path / name, rl=rl_options(alone, method), backend=backend)
+        for name, method in METHODS.items()
+    }
+    commands = ["sft", written(sft)]
+    for config in rl.values():
+        commands += ["+", "rl", written(config)]
+    done = run_ranks("command.py", ranks, *commands)
     assert done.returncode == 0, done.stdout
-    assert_same_run(config, methods_alone[method], "rl")
+    assert done.stdout.count("SFT finished") == 1
+    assert done.stdout.count("RL finished") == len(METHODS)
+    assert_same_run(sft, alone, "sft")
+    for name, config in rl.items():
+        assert_same_run(config, methods_alone[name], "rl")
 
 
 @pytest.mark.parametrize(
@@ -168,14 +166,13 @@ def test_evaluation_and_recommendation_do_not_depend_on_the_ranks(alone: RunConf
     ask = ("recommend", "--users", tmp_path / "users.txt", "--k", "5", "--run", alone.folder, "--out")
     evaluated, folder = evaluate([alone.folder], "test", lambda _: None)
     numbers = {path.name: path.read_bytes() for path in folder.glob("sft-*.safetensors")}
-    for ranks, name in ((1, "one"), (2, "two")):
-        done = run_ranks("command.py", ranks, *ask, tmp_path / f"{name}.parquet")
+    evaluation = ("+", "eval", alone.folder, "--split", "test")
+    for ranks, name, more in ((1, "one", ()), (2, "two", evaluation)):
+        done = run_ranks("command.py", ranks, *ask, tmp_path / f"{name}.parquet", *more)
         assert done.returncode == 0, done.stdout
     one, two = (pq.read_table(tmp_path / f"{name}.parquet") for name in ("one", "two"))
     assert one.drop(["score"]).equals(two.drop(["score"]))
     assert one.num_rows == 15
-    done = run_ranks("command.py", 2, "eval", alone.folder, "--split", "test")
-    assert done.returncode == 0, done.stdout
     assert evaluated
     assert numbers == {path.name: path.read_bytes() for path in folder.glob("sft-*.safetensors")}
 
