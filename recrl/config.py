@@ -337,12 +337,16 @@ class EvalSection(Section):
     """Resamples behind the 95 % intervals; 0 leaves them out."""
     slate_beams: int = Field(4, ge=1)
     """Beams of slates, whose items one behind the other are the list of a model that was trained on slates."""
+    slate_size: int = Field(0, ge=0)
+    """Items of these slates; 0 is as many as in training."""
     valid_examples: int = Field(4000, ge=0)
     """Examples that the validations during training score, drawn once from the seed; 0 is all."""
     valid_beam_width: int = Field(20, ge=10)
     """Beams of these validations; they look at the first 10 items."""
     cold_fraction: float = Field(0.2, gt=0, lt=1)
     """Share of the items, the rarest in training, that Cold-Recall counts as cold."""
+    cold_denominator: Literal["cold", "all"] = "cold"
+    """Whom Cold-Recall is the mean over: users whose target is cold, or all of them (METHODS A-8)."""
 
     @model_validator(mode="after")
     def _wide_enough(self) -> Self:

@@ -110,6 +110,21 @@ class DecoderPolicy(ABC):
     ) -> Self:
         """A model in memory."""
 
+    @classmethod
+    def load_grown(
+        cls,
+        folder: Path,  # noqa: ARG003
+        tokenizer: PreTrainedTokenizerBase,  # noqa: ARG003
+        seed: int,  # noqa: ARG003
+        trie: Trie,  # noqa: ARG003
+        device: torch.device,  # noqa: ARG003
+        **options: Any,  # noqa: ARG003
+    ) -> Self | None:
+        """A folder whose vocabulary grows to the tokenizer's, read slice by slice; None where an engine loads whole
+        models only.
+        """
+        return None
+
     @abstractmethod
     def hidden(self, ids: Tensor, positions: Tensor, layout: Layout) -> Tensor:
         """[T] token ids and positions of one flat row -> [T, H], or [R, H] of the tokens that the layout reads."""

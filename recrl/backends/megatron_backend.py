@@ -24,7 +24,7 @@ from recrl.backends.megatron.weights import QK_NORMS, WeightMap
 from recrl.backends.policy import ReadTensor
 from recrl.kernels.registry import pick
 from recrl.models.checkpoint import read_folder
-from recrl.models.folder import FolderReader, FolderWriter
+from recrl.models.folder import FolderReader, FolderWriter, grown
 from recrl.models.shared_prefix import Layout
 from recrl.sids.trie import Trie
 
@@ -90,8 +90,7 @@ class MegatronPolicy(DecoderPolicy):
             UserError: the folder lacks something; see also the constructor.
         """
         config, tokenizer = read_folder(folder)
-        generation = GenerationConfig.from_pretrained(folder) if (folder / GENERATION).is_file() else None
-        policy = cls(config, tokenizer, trie, device, generation=generation, **options)
+        policy = cls(config, tokenizer, trie, device, generation=_generation(folder), **options)
         policy.fill(policy.parts(FolderReader(folder)))
         return policy
 
@@ -108,6 +107,27 @@ class MegatronPolicy(DecoderPolicy):
         tensors = model.state_dict()
         policy = cls(model.config, tokenizer, trie, device, generation=model.generation_config, **options)
         policy.fill(policy.parts(tensors.__getitem__))
+        return policy
+
+    @classmethod
+    def load_grown(
+        cls,
+        folder: Path,
+        tokenizer: PreTrainedTokenizerBase,
+        seed: int,
+        trie: Trie,
+        device: torch.device,
+        **options: Any,
+    ) -> Self:
+        config, _ = read_folder(folder)
+        read: ReadTensor = FolderReader(folder)
+        rows = config.vocab_size
+        if rows < len(tokenizer):
+            config.vocab_size = len(tokenizer)
+            matrices = ["model.embed_tokens.weight"] + ([] if config.tie_word_embeddings else ["lm_head.weight"])
+            read = grown(read, matrices, rows, len(tokenizer), seed)
+        policy = cls(config, tokenizer, trie, device, generation=_generation(folder), **options)
+        policy.fill(policy.parts(read))
         return policy
 
     @property
@@ -200,3 +220,8 @@ class MegatronPolicy(DecoderPolicy):
         if self.generation is not None:
             self.generation.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
+
+
+def _generation(folder: Path) -> GenerationConfig | None:
+    """What a folder says of generation, if it says anything."""
+    return GenerationConfig.from_pretrained(folder) if (folder / GENERATION).is_file() else None

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -79,6 +79,7 @@ class Measures:
     embedding: NDArray[np.float32] | None
     """Of the items' text; None where they have none, and ILD is left out."""
     cold: NDArray[np.bool_]
+    cold_denominator: Literal["cold", "all"]
     codes: NDArray[np.int32]
     seed: int
     bootstrap: int
@@ -92,6 +93,7 @@ class Measures:
             diversity.category_codes(catalog.categories),
             _text_embedding(dataset, config.run.seed),
             cold_items(counts, catalog.item_ids, fraction=config.eval.cold_fraction, seed=config.run.seed),
+            config.eval.cold_denominator,
             sid_codes.load(config.sid.path).codes,
             config.run.seed,
             config.eval.bootstrap,
@@ -119,7 +121,9 @@ class Measures:
                 values[f"partial_hit@{k}"] = metrics.partial_hit(items, targets, self.codes, k, self.level_scores)
             values[f"ndcg@{k}"] = metrics.ndcg_at(items, targets, k)
         k = self.list_k
-        values[f"cold_recall@{k}"] = diversity.cold_recall_at(items, targets, self.cold, k)
+        values[f"cold_recall@{k}"] = diversity.cold_recall_at(
+            items, targets, self.cold, k, denominator=self.cold_denominator
+        )
         if self.embedding is not None:
             values[f"ild@{k}"] = diversity.ild_at(items, self.embedding, k)
         values[f"legal_ratio@{k}"] = metrics.legal_ratio(items, k)

@@ -30,7 +30,8 @@ class Lists:
     @classmethod
     def of(cls, config: RunConfig) -> Lists:
         size = config.prompts.slate_size
-        return cls(Slates(size, config.eval.slate_beams) if config.asks_for_slates and size > 1 else None)
+        slates = Slates(config.eval.slate_size or size, config.eval.slate_beams)
+        return cls(slates if config.asks_for_slates and size > 1 else None)
 
     def prompts(self, writer: PromptWriter, examples: Examples) -> Prompts:
         """Prompts that ask as training did; examples with a text of their own keep it."""

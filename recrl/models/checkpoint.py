@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
+from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -93,10 +94,15 @@ def grow_vocabulary(model: PreTrainedModel, size: int, seed: int) -> int:
         grown.append(model.get_output_embeddings().weight)
     generator = torch.Generator().manual_seed(seed)
     for matrix, (mean, spread) in zip(grown, means, strict=True):
-        noise = torch.randn(size - old, matrix.shape[1], generator=generator)
-        matrix[old:] = mean + NOISE * spread * noise.to(matrix)
+        matrix[old:] = new_rows(mean, spread, size - old, generator)
     logger.info("vocabulary grown from %d to %d", old, size)
     return size - old
+
+
+def new_rows(mean: Tensor, spread: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """[count, H] rows around the [H] mean of those that are there; ``spread`` is their entries' standard deviation."""
+    noise = torch.randn(count, len(mean), generator=generator)
+    return mean + NOISE * spread * noise.to(mean)
 
 
 def save_folder(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

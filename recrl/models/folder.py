@@ -12,12 +12,14 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from recrl.backends.policy import Slices
+from recrl.backends.policy import ReadTensor, Slices
 from recrl.errors import UserError
+from recrl.models.checkpoint import new_rows
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 FILE_BYTES = 4 * 10**9
+ROWS_AT_ONCE = 16384
 
 
 class FolderReader:
@@ -91,3 +93,52 @@ class FolderWriter:
             places = {name: file for file, names in self._plan for name in names}
             index = {"metadata": {"total_size": self._bytes}, "weight_map": places}
             (self._folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+
+
+class Grown:
+    """A matrix of a folder with new rows below, of which the old ones stay on disk until they are sliced.
+
+    Args:
+        old: [rows, H] on disk.
+        rows: of it.
+        new: [added, H].
+    """
+
+    def __init__(self, old: Slices, rows: int, new: Tensor) -> None:
+        self._old = old
+        self._rows = rows
+        self._new = new
+
+    def __getitem__(self, place: slice) -> Tensor:
+        begin, end, _ = place.indices(self._rows + len(self._new))
+        parts = [self._old[begin : min(end, self._rows)]] if begin < self._rows else []
+        parts.append(self._new[max(begin - self._rows, 0) : max(end - self._rows, 0)])
+        return torch.cat(parts)
+
+
+def grown(read: ReadTensor, matrices: list[str], rows: int, size: int, seed: int) -> ReadTensor:
+    """Reads ``matrices`` as ``grow_vocabulary`` would leave them with ``size`` rows, and everything else as it is.
+
+    Mean and spread are found piece by piece, so they agree with its to float32's rounding.
+
+    Args:
+        matrices: the embedding, and an untied head behind it.
+        rows: that they have.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    new = {}
+    for name in matrices:
+        mean, spread = _mean_and_spread(read(name), rows)
+        new[name] = new_rows(mean, spread, size - rows, generator)
+    return lambda name: Grown(read(name), rows, new[name]) if name in new else read(name)
+
+
+def _mean_and_spread(matrix: Slices, rows: int) -> tuple[Tensor, Tensor]:
+    """[H] mean of the rows, and the standard deviation of all entries."""
+    total = squares = torch.zeros((), dtype=torch.float64)
+    for begin in range(0, rows, ROWS_AT_ONCE):
+        part = matrix[begin : min(begin + ROWS_AT_ONCE, rows)].double()
+        total, squares = total + part.sum(0), squares + part.square().sum()
+    count = rows * len(total)
+    variance = (squares - total.sum() ** 2 / count) / (count - 1)
+    return (total / rows).float(), variance.sqrt().float()

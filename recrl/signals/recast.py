@@ -25,6 +25,9 @@ class RecastOptions(RepairOptions):
     """Advantage of the positive."""
     negative_weight: float = Field(1.0, ge=0)
     """Advantage of the negative, as a share of ``weight`` and with its sign turned."""
+    anchor_weight: Literal["full", "share"] = "full"
+    """What a repaired group's pair counts beside the others': as much, or the share of groups that is repaired, so that
+    it fades out with ``repair = "linear"``."""
     normalize_by: Literal["active", "group"] = "active"
     """What the mean over a prompt's rows divides by: the rows that are left, or all responses of the group."""
     require_valid_negative: bool = True
@@ -47,6 +50,8 @@ def recast(
     weight = torch.full_like(made.reward[:, 0], options.weight)
     if options.normalize_by == "group":  # the loss divides by the two rows that are left
         weight = weight * 2 / groups.exists.sum(1).clamp(min=1)
+    if options.anchor_weight == "share":
+        weight = torch.where(made.repaired, weight * made.share, weight)
     advantage[row, positive[row]] = weight[row]
     advantage[row, negative[row]] = -weight[row] * options.negative_weight
     active[row, positive[row]] = True

@@ -43,6 +43,7 @@ class Repaired:
         score: [B, G] structural scores.
         usable: [B, G] bool: the responses that were, and anchors.
         repaired: [B] bool.
+        share: probability with which a group without a hit was repaired.
         state: for the next step.
     """
 
@@ -51,6 +52,7 @@ class Repaired:
     score: Tensor
     usable: Tensor
     repaired: Tensor
+    share: float
     state: dict[str, float]
 
 
@@ -100,7 +102,7 @@ def with_anchors(
         anchors = groups.hits & which.unsqueeze(1)
         reward, score = torch.where(anchors, 1.0, reward), structural_score(groups, context, options.struct_score)
         usable = usable | anchors
-    return Repaired(groups, reward, score, usable, which, state)
+    return Repaired(groups, reward, score, usable, which, share, state)
 
 
 def repair_share(

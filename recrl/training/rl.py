@@ -33,7 +33,7 @@ from recrl.training.optimizer import AdamW, cosine_lr
 from recrl.training.reward_context import reward_context, text_vectors
 from recrl.training.rl_prompts import PromptSource, asks_for_titles
 from recrl.training.run_folder import StageFolder, stage_folder
-from recrl.training.setup import World, load_data, load_world, make_policy, make_world, new_model
+from recrl.training.setup import World, load_world, start_world
 from recrl.training.validation import Progress, Validation
 from recrl.training.weights import load_weights, saving, weights
 
@@ -45,7 +45,7 @@ class Rl:
         self.config = config
         self.folder = folder
         self.method = Method.make(config.rl)
-        self.world, self.policy = start_world(config)
+        self.world, self.policy = starting_point(config)
         self.reference: DecoderPolicy | None = None
         if self.method.objective.needs_reference(self.method.objective_options):
             self.reference = self.policy.frozen_copy()
@@ -357,7 +357,7 @@ def added(reports: list[dict[str, float]]) -> dict[str, float]:
     return {name: sum(report.get(name, 0.0) for report in reports) for name in names}
 
 
-def start_world(config: RunConfig) -> tuple[World, DecoderPolicy]:
+def starting_point(config: RunConfig) -> tuple[World, DecoderPolicy]:
     """The model that RL starts from, with its data: ``rl.init``, this run's best SFT, or ``[model]`` without SFT.
 
     Raises:
@@ -365,10 +365,9 @@ def start_world(config: RunConfig) -> tuple[World, DecoderPolicy]:
     """
     titles = asks_for_titles(config)
     if config.rl.init is None and config.rl.start == "base":
-        dataset, index = load_data(config)
-        model, tokenizer = new_model(config, dataset, index)
-        world = make_world(config, tokenizer, dataset, index, titles=titles)
-        return world, make_policy(config, world, model.eval(), tokenizer)
+        world, policy = start_world(config, titles=titles)
+        policy.model.eval()
+        return world, policy
     folder = checkpoint.best(config.folder / "sft").model if config.rl.init is None else config.rl.init
     return load_world(config, folder, titles=titles)
 

@@ -178,6 +178,24 @@ def make_retriever(config: RunConfig, dataset: Dataset, trie: Trie) -> Retriever
     )
 
 
+def start_world(config: RunConfig, *, titles: bool = False) -> tuple[World, DecoderPolicy]:
+    """The data, and the model that ``[model]`` names, bound to the SIDs that it will learn."""
+    dataset, index = load_data(config)
+    if config.model.path is not None:
+        _, tokenizer = read_folder(config.model.path)
+        add_sid_tokens(tokenizer, index)
+        world = make_world(config, tokenizer, dataset, index, titles=titles)
+        seed, options = seed_of(config.run.seed, "grow"), _policy_options(config)
+        engine = _engine(config, world)
+        policy = engine.load_grown(config.model.path, tokenizer, seed, world.trie, world.device, **options)
+        if policy is not None:
+            setattr(policy.config, SIDS_KEY, index.fingerprint)
+            return world, policy
+    model, tokenizer = new_model(config, dataset, index)
+    world = make_world(config, tokenizer, dataset, index, titles=titles)
+    return world, make_policy(config, world, model, tokenizer)
+
+
 def make_policy(
     config: RunConfig, world: World, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> DecoderPolicy:

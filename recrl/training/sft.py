@@ -26,7 +26,7 @@ from recrl.training.meter import make_meter, update_work
 from recrl.training.optimizer import AdamW, average_into, cosine_lr
 from recrl.training.rows import RowMaker, Rows
 from recrl.training.run_folder import StageFolder, stage_folder
-from recrl.training.setup import World, load_data, make_policy, make_world, new_model
+from recrl.training.setup import start_world
 from recrl.training.teacher import Teacher, soft_target_loss
 from recrl.training.validation import Progress, Validation
 from recrl.training.weights import load_weights, saving, weights
@@ -38,14 +38,11 @@ class Sft:
     def __init__(self, config: RunConfig, folder: StageFolder) -> None:
         self.config = config
         self.folder = folder
-        dataset, index = load_data(config)
-        model, tokenizer = new_model(config, dataset, index)
-        self.world: World = make_world(config, tokenizer, dataset, index)
+        self.world, self.policy = start_world(config)
         self.rows = RowMaker.make(
-            dataset, self.world.writer, self.world.trie.to(torch.device("cpu")), config.sft, config.run.seed
+            self.world.dataset, self.world.writer, self.world.trie.to(torch.device("cpu")), config.sft, config.run.seed
         )
         self.ranks = self.world.ranks
-        self.policy = make_policy(config, self.world, model, tokenizer)
         self.averaged = self.policy.frozen_copy() if config.sft.ema_decay else None
         add_dropout(self.policy.model, config.model.dropout)
         if config.sft.gradient_checkpointing:

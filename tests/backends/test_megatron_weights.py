@@ -15,7 +15,9 @@ from worlds import tiny_model
 from recrl.backends.megatron.shape import DecoderShape
 from recrl.backends.megatron.weights import WeightMap
 from recrl.errors import UserError
-from recrl.models.folder import INDEX, SINGLE, FolderReader, FolderWriter
+from recrl.models.checkpoint import grow_vocabulary
+from recrl.models.folder import INDEX, SINGLE, FolderReader, FolderWriter, grown
+from recrl.models.presets import preset_model
 
 VOCABULARY = 51
 
@@ -152,3 +154,21 @@ def test_ranks_that_do_not_divide_a_model_are_refused(changes: dict[str, Any], r
     sizes = {"num_attention_heads": 8, "num_key_value_heads": 8, "intermediate_size": 64} | changes
     with pytest.raises(UserError, match=words):
         DecoderShape.of(Qwen3Config(**sizes)).check(ranks)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_vocabulary_grows_on_disk_as_it_does_in_memory(tmp_path: Path, tied: bool) -> None:
+    model = preset_model("tiny", {"tie_word_embeddings": tied}, VOCABULARY, 0)
+    model.save_pretrained(tmp_path)
+    matrices = ["model.embed_tokens.weight"] + ([] if tied else ["lm_head.weight"])
+    read = grown(FolderReader(tmp_path), matrices, VOCABULARY, VOCABULARY + 9, seed=5)
+    grow_vocabulary(model, VOCABULARY + 9, 5)
+    named = dict(model.named_parameters())
+    for name in matrices:
+        whole = named[name].detach()
+        torch.testing.assert_close(read(name)[:], whole, rtol=0, atol=1e-7)
+        assert torch.equal(read(name)[: VOCABULARY - 3], whole[: VOCABULARY - 3])
+        for begin, end in ((40, 55), (VOCABULARY, VOCABULARY + 2), (VOCABULARY + 4, VOCABULARY + 9)):
+            assert torch.equal(read(name)[begin:end], read(name)[:][begin:end])
+    norm = "model.norm.weight"
+    assert torch.equal(read(norm)[:], named[norm])

@@ -13,12 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from distributed.launching import run_ranks, start_ranks
-from runs import metrics, run_config, silent, write_world
+from runs import SHAPE, metrics, run_config, silent, write_world
 from safetensors.torch import load_file
 
-from recrl.config import RunConfig
+from recrl.config import ModelSection, RunConfig
 from recrl.data import dataset as datasets
 from recrl.evaluation.evaluate import evaluate
+from recrl.models.checkpoint import save_folder
+from recrl.models.presets import preset_model, preset_tokenizer
 from recrl.training import checkpoint
 from recrl.training.rl import train_rl
 from recrl.training.sft import train_sft
@@ -159,6 +161,20 @@ def test_a_run_goes_on_in_another_layout(
     assert_same_run(config, methods_alone["recast"], "rl")
 
 
+def test_a_folder_whose_vocabulary_grows_is_learned_in_parts(world: Path, tmp_path: Path) -> None:
+    pytest.importorskip("megatron.core", reason="megatron-core is not installed")
+    tokenizer = preset_tokenizer([], 0)
+    save_folder(preset_model("tiny", SHAPE, len(tokenizer), 0), tokenizer, tmp_path / "start")
+    start = {"model": ModelSection(path=tmp_path / "start")}
+    options = {"epochs": 1, "batch_size": 64}
+    one = run_config(world, tmp_path / "one", sft=options).model_copy(update=start)
+    train_sft(one, silent)
+    two = run_config(world, tmp_path / "two", sft=options, backend=TP2).model_copy(update=start)
+    done = run_ranks("command.py", 2, "sft", written(two))
+    assert done.returncode == 0, done.stdout
+    assert_same_run(two, one, "sft")
+
+
 def test_evaluation_and_recommendation_do_not_depend_on_the_ranks(alone: RunConfig, tmp_path: Path) -> None:
     ids = datasets.load(alone.data.path).catalog.item_ids
     histories = {"ann": ids[:3], "bob": ids[7:8], "cid": [ids[4], ids[4], *ids[9:12]]}
@@ -206,3 +222,12 @@ def test_a_rank_that_dies_ends_the_run_and_the_next_launch_goes_on(
     done = run_ranks("command.py", 2, "rl", written(config), "--resume")
     assert done.returncode == 0, done.stdout
     assert_same_run(config, methods_alone["recast"], "rl")
+
+
+def test_a_rank_that_fails_says_where_and_ends_the_run(world: Path, alone: RunConfig, tmp_path: Path) -> None:
+    config = run_config(world, tmp_path, rl=rl_options(alone, METHODS["recast"]))
+    done = run_ranks("failing.py", 2, "rl", written(config), timeout_s=60)
+    assert done.returncode != 0
+    assert "rank      : 1" in done.stdout
+    assert "Traceback" in done.stdout
+    assert "ArithmeticError: rank 1 can't go on" in done.stdout

@@ -116,6 +116,19 @@ def test_repair_puts_the_target_in_the_last_of_the_farthest_places(worked: dict[
     assert groups.items[0, :, 0].tolist() == [6, 1, 7, 9]  # what came in is untouched
 
 
+def test_a_repaired_pair_may_count_for_the_share_that_is_repaired() -> None:
+    groups = groups_of([[6, 1, 7, 9], [5, 1, 2, 3]], [[5], [5]])
+    state = {"trainable": 0.25}
+    fading = {"repair": "linear", "repair_decay": 1 - 1e-12, "anchor_weight": "share"}
+    for seed in range(20):  # repaired with probability 1/2
+        rewards = hit(groups, RewardOptions(), REWARD_CONTEXT).unsqueeze(-1)
+        made = recast(groups, rewards, torch.ones(1), RecastOptions(**fading), context(state, seed=seed))
+        assert made.advantage[1].tolist() == [1, -1, 0, 0]
+        if made.repaired[0]:
+            break
+    assert made.advantage[0].tolist() == pytest.approx([-0.5, 0, 0, 0.5])
+
+
 def test_without_repair_groups_that_miss_are_left_out() -> None:
     made = run(groups_of([[6, 1], [5, 1], [5, 5]], [[5], [5], [5]]), repair="never")
     assert made.active.tolist() == [[False, False], [True, True], [False, False]]
