@@ -138,9 +138,11 @@ class Layout:
 
 @dataclass(frozen=True)
 class Plan:
-    """Attributes:
-    layouts: best first: those that fit, by seconds; then the others, by memory.
-    excluded: degree of tensor parallelism -> why it can't be.
+    """Every legal layout of a job.
+
+    Attributes:
+        layouts: best first: those that fit, by seconds; then the others, by memory.
+        excluded: degree of tensor parallelism -> why it can't be.
     """
 
     job: Job
