@@ -153,6 +153,16 @@ class DecoderPolicy(ABC):
     @abstractmethod
     def save_pretrained(self, folder: Path) -> None: ...
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keywords that it was made with, for another of its kind."""
+        return {
+            "dtype": self.dtype,
+            "token_budget": self.token_budget,
+            "space": self.space,
+            "kernels": self.kernels,
+        }
+
     def gathered(self) -> AbstractContextManager[None]:
         """What needs no gradient is computed in here; all ranks have to enter and leave together."""
         return nullcontext()

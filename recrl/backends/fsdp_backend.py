@@ -108,10 +108,7 @@ class FsdpPolicy(TransformersPolicy):
             self.tokenizer,
             self.trie,
             self.device,
-            dtype=self.dtype,
-            token_budget=self.token_budget,
-            space=self.space,
-            kernels=self.kernels,
+            **self.options,
         )
         with torch.no_grad():
             for ours, theirs in zip(self.parameters(), twin.parameters(), strict=True):

@@ -189,10 +189,7 @@ class MegatronPolicy(DecoderPolicy):
             self.tokenizer,
             self.trie,
             self.device,
-            dtype=self.dtype,
-            token_budget=self.token_budget,
-            space=self.space,
-            kernels=self.kernels,
+            **self.options,
             generation=self.generation,
         )
         policy.fill(self.named_parameters())

@@ -117,10 +117,7 @@ class TransformersPolicy(DecoderPolicy):
             self.tokenizer,
             self.trie,
             self.device,
-            dtype=self.dtype,
-            token_budget=self.token_budget,
-            space=self.space,
-            kernels=self.kernels,
+            **self.options,
         )
 
     def checkpoint_gradients(self) -> None:
