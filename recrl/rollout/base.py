@@ -72,6 +72,8 @@ def generators(seed: int, first: int, count: int) -> list[torch.Generator]:
 
 def split_prompts(prompts: PromptBatch, token_budget: int, group: int) -> list[Tensor]:
     """Row numbers of parts that each hold at most ``token_budget`` prompt and beam tokens, as padded."""
+    if not len(prompts):
+        return []
     per_prompt = int(prompts.length.max()) + group
     size = max(1, token_budget // per_prompt)
     return list(torch.arange(len(prompts), device=prompts.length.device).split(size))

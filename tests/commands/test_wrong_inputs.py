@@ -281,7 +281,12 @@ def fresh(name: str, line: str, *says: str, before: Callable[[], None] = lambda:
     return case(name, f"sft run.toml --set run.name=fresh {line}", *says, before=before, **more)
 
 
+MANY = "recommend --run runs/small --out o.parquet"
 SFT = [
+    fresh("weights shared out over one process", "--set backend.engine=fsdp2", "one process was started", "torchrun"),
+    fresh("half a model", "--set backend.engine=megatron --set backend.tensor_parallel=2", "1 process was started"),
+    fresh("tensor parallel without Megatron", "--set backend.tensor_parallel=2", 'needs engine = "megatron"'),
+    fresh("dropout on Megatron", "--set backend.engine=megatron --set model.dropout=0.1", "model.dropout"),
     fresh("no data", "--set data.path=nowhere", "no prepared data set at nowhere", "recrl data prepare"),
     fresh("no SIDs", "--set sid.path=nowhere", "no SID index at nowhere", "recrl sid build"),
     fresh("SIDs of another data set", "--set sid.path=other-sids", "belong to another data set"),
@@ -371,6 +376,18 @@ USE = [
     case("recommend: k of 0", "recommend --run runs/small --user 1 --k 0", "--k 0"),
     case("recommend: k is no number", "recommend --run runs/small --user 1 --k ten", "--k"),
     case("recommend: no user", "recommend --run runs/small", "--user"),
+    case("recommend: a user and users", "recommend --user 1 --users users.txt --out o.parquet", "either --user"),
+    case("recommend: users and nowhere to", "recommend --users users.txt", "--users with --out"),
+    case("recommend: no file of users", f"{MANY} --users nobody.txt", "can't read nobody.txt", "USER ITEM ITEM"),
+    case("recommend: nobody", f"{MANY} --users users.txt", "users.txt names no user", before=text("users.txt", "\n")),
+    case("recommend: an item that is not there", f"{MANY} --users users.txt", "user 'bob' took item 'x77'",
+         before=text("users.txt", "ann 1 2\nbob 1 x77\n")),
+    case("recommend: a user without items", f"{MANY} --users users.txt", "user 'bob' has no history",
+         before=text("users.txt", "ann 1 2\nbob\n")),
+    case("recommend: parquet without histories", f"{MANY} --users users.parquet", "can't read users.parquet",
+         before=lambda: pq.write_table(pa.table({"user": ["ann"]}), "users.parquet")),
+    case("recommend: users into a folder that is not there", f"{MANY}/below/o.parquet --users users.txt",
+         "can't write", before=text("users.txt", "ann 1 2\n")),
     case("recommend: no run", "recommend --user 1", "no run below runs", before=gone("runs")),
     case("recommend: no such run", "recommend --run runs/nobody --user 1", "runs/nobody"),
     case("report: no run", "report runs/nobody", "no run folder at runs/nobody"),

@@ -140,6 +140,21 @@ def test_sft_and_rl_are_the_runs_of_one_process(
         assert_same_run(config, methods_alone[name], "rl")
 
 
+@pytest.mark.parametrize("backend", [{}, FSDP2], ids=["dp2", "fsdp2"])
+def test_a_rank_without_a_prompt_goes_along(
+    world: Path, alone: RunConfig, tmp_path: Path, backend: dict[str, Any]
+) -> None:
+    options = rl_options(alone, METHODS["recast"]) | {"prompts_per_step": 1, "mini_batches": 1}
+    one, two = (
+        run_config(world, tmp_path / name, rl=options, backend=layout)
+        for name, layout in (("one", {}), ("two", backend))
+    )
+    train_rl(one, silent)
+    done = run_ranks("command.py", 2, "rl", written(two))
+    assert done.returncode == 0, done.stdout
+    assert_same_run(two, one, "rl")
+
+
 @pytest.mark.parametrize(
     ("first", "then"), [((1, {}), (2, TP2)), ((2, TP2), (2, FSDP2)), ((2, FSDP2), (1, {}))], ids=["tp2", "fsdp2", "one"]
 )
