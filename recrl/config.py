@@ -381,12 +381,6 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _engine_goes_with_the_rest(self) -> Self:
-        if self.model.dropout > 0 and self.backend.engine != "torch":
-            raise ValueError(f"model.dropout > 0 is built for engine = 'torch' alone, not for {self.backend.engine!r}")
-        return self
-
-    @model_validator(mode="after")
     def _pool_goes_with_the_rest(self) -> Self:
         pool = self.prompts.pool
         if 0 < pool < self.eval.beam_width:

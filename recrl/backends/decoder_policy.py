@@ -151,6 +151,9 @@ class DecoderPolicy(ABC):
     def checkpoint_gradients(self) -> None: ...
 
     @abstractmethod
+    def add_dropout(self, probability: float) -> None: ...
+
+    @abstractmethod
     def save_pretrained(self, folder: Path) -> None: ...
 
     @property

@@ -22,6 +22,7 @@ from recrl.backends.megatron.model import build, last_states, rotary_angles
 from recrl.backends.megatron.shape import DecoderShape
 from recrl.backends.megatron.weights import QK_NORMS, WeightMap
 from recrl.backends.policy import ReadTensor
+from recrl.errors import UserError
 from recrl.kernels.registry import pick
 from recrl.models.checkpoint import read_folder
 from recrl.models.folder import FolderReader, FolderWriter, grown
@@ -198,6 +199,14 @@ class MegatronPolicy(DecoderPolicy):
 
     def checkpoint_gradients(self) -> None:
         self.checkpointed = True
+
+    def add_dropout(self, probability: float) -> None:
+        if probability > 0:
+            raise UserError(
+                f"model.dropout = {probability} with backend.engine = 'megatron'",
+                why="activations are not dropped there",
+                fix="train SFT with another engine and RL with this one, or set model.dropout = 0",
+            )
 
     def save_pretrained(self, folder: Path) -> None:
         """Rank 0 of all writes; it holds the tensors of one file."""

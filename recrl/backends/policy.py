@@ -90,6 +90,14 @@ class Policy(Protocol):
         """From now on compute a layer's activations again in the backward pass, and keep its input alone."""
         ...
 
+    def add_dropout(self, probability: float) -> None:
+        """Drop activations in training mode, as ``recrl.models.dropout`` does; 0 changes nothing.
+
+        Raises:
+            UserError: the engine does not drop any.
+        """
+        ...
+
     def save_pretrained(self, folder: Path) -> None:
         """Write a Hugging Face folder; all ranks of a model have to ask together."""
         ...

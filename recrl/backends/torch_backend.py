@@ -18,6 +18,7 @@ from recrl.kernels.ops import Ops
 from recrl.kernels.places import take
 from recrl.kernels.registry import pick
 from recrl.models.checkpoint import load_folder, save_folder, use_layouts
+from recrl.models.dropout import add_dropout
 from recrl.models.fused import OPS as FUSED_OPS
 from recrl.models.fused import fuse
 from recrl.models.shared_prefix import Layout
@@ -122,6 +123,9 @@ class TransformersPolicy(DecoderPolicy):
 
     def checkpoint_gradients(self) -> None:
         self.model.gradient_checkpointing_enable({"use_reentrant": False})
+
+    def add_dropout(self, probability: float) -> None:
+        add_dropout(self.model, probability)
 
     def save_pretrained(self, folder: Path) -> None:
         save_folder(self.model, self.tokenizer, folder)

@@ -16,7 +16,6 @@ from torch import Tensor
 from recrl.backends.decoder_policy import DecoderPolicy
 from recrl.config import RunConfig
 from recrl.hardware.flops import Work
-from recrl.models.dropout import add_dropout
 from recrl.seeding import seed_of
 from recrl.training import checkpoint
 from recrl.training.ahead import Ahead
@@ -44,7 +43,7 @@ class Sft:
         )
         self.ranks = self.world.ranks
         self.averaged = self.policy.frozen_copy() if config.sft.ema_decay else None
-        add_dropout(self.policy.model, config.model.dropout)
+        self.policy.add_dropout(config.model.dropout)
         if config.sft.gradient_checkpointing:
             self.policy.checkpoint_gradients()
         options = config.sft

@@ -286,7 +286,6 @@ SFT = [
     fresh("weights shared out over one process", "--set backend.engine=fsdp2", "one process was started", "torchrun"),
     fresh("half a model", "--set backend.engine=megatron --set backend.tensor_parallel=2", "1 process was started"),
     fresh("tensor parallel without Megatron", "--set backend.tensor_parallel=2", 'needs engine = "megatron"'),
-    fresh("dropout on Megatron", "--set backend.engine=megatron --set model.dropout=0.1", "model.dropout"),
     fresh("no data", "--set data.path=nowhere", "no prepared data set at nowhere", "recrl data prepare"),
     fresh("no SIDs", "--set sid.path=nowhere", "no SID index at nowhere", "recrl sid build"),
     fresh("SIDs of another data set", "--set sid.path=other-sids", "belong to another data set"),

@@ -176,6 +176,23 @@ def test_a_run_goes_on_in_another_layout(
     assert_same_run(config, methods_alone["recast"], "rl")
 
 
+def test_dropout_trains_where_weights_are_shared_out_and_is_refused_where_it_is_not_built(
+    world: Path, tmp_path: Path
+) -> None:
+    drops: dict[str, Any] = {"sft": {"epochs": 1, "batch_size": 64}, "model": {"dropout": 0.2}}
+    two = run_config(world, tmp_path / "two", **drops, backend=FSDP2)
+    done = run_ranks("command.py", 2, "sft", written(two))
+    assert done.returncode == 0, done.stdout
+    losses = [line["sft/loss"] for line in metrics(two.folder / "sft")]
+    assert losses[-1] < losses[0]
+    pytest.importorskip("megatron.core", reason="megatron-core is not installed")
+    refused = run_config(world, tmp_path / "refused", **drops, backend=TP2)
+    done = run_ranks("command.py", 2, "sft", written(refused))
+    assert done.returncode != 0
+    assert "model.dropout = 0.2 with backend.engine = 'megatron'" in done.stdout
+    assert not refused.folder.exists()
+
+
 def test_a_folder_whose_vocabulary_grows_is_learned_in_parts(world: Path, tmp_path: Path) -> None:
     pytest.importorskip("megatron.core", reason="megatron-core is not installed")
     tokenizer = preset_tokenizer([], 0)
