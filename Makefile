@@ -17,7 +17,7 @@ test: $(READY)
 
 # Runs on 2 and 4 processes that meet through gloo, with the newest Megatron-core and with the oldest that is supported.
 test-distributed: $(READY) $(OLDER_MEGATRON)
-	RECRL_OLDER_MEGATRON=$(CURDIR)/$(OLDER_MEGATRON) OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/distributed
+	RECRL_OLDER_MEGATRON=$(CURDIR)/$(OLDER_MEGATRON) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile tests/distributed
 
 $(OLDER_MEGATRON): $(READY)
 	$(BIN)/python -m pip install --quiet --no-deps --target $@ megatron-core==0.12.1

@@ -81,6 +81,20 @@ def main(arguments: list[str] | None = None) -> Any:
         _fail(f"{name}: {error.strerror}\n  Fix: make room, then go on with --resume", 1, rank)
 
 
+def run() -> None:
+    """The program: a command, and at its good end a farewell to the other processes.
+
+    Threads that still carry their connections would abort the interpreter as it ends. After a failure nothing is waited
+    for: torchrun ends the others.
+    """
+    try:
+        main()
+    except SystemExit as end:
+        if not end.code and "recrl.backends.ranks" in sys.modules:
+            importlib.import_module("recrl.backends.ranks").leave()
+        raise
+
+
 def _fail(message: str, code: int, rank: int) -> None:
     if rank:
         # What is wrong is mostly wrong everywhere: the first process says it, and torchrun ends the others meanwhile.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from itertools import groupby
 
+from recrl.backends.ranks import leave
 from recrl.commands.main import main
 
 for apart, words in groupby(sys.argv[1:], lambda word: word == "+"):
@@ -14,3 +15,4 @@ for apart, words in groupby(sys.argv[1:], lambda word: word == "+"):
         except SystemExit as end:
             if end.code:
                 raise
+leave()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from recrl.commands.main import main
+from recrl.commands.main import run
 from recrl.training.rl import Rl
 
 steps = int(sys.argv[1])
@@ -18,4 +18,5 @@ def limited(rl: Rl) -> dict[str, float]:
 
 
 Rl.step = limited  # type: ignore[method-assign]
-main(sys.argv[2:])
+sys.argv[1:] = sys.argv[2:]
+run()

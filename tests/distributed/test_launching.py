@@ -19,6 +19,7 @@ distributed.init_process_group("gloo")
 ranks = torch.tensor([distributed.get_rank() + 1])
 distributed.all_reduce(ranks)
 (Path(sys.argv[1]) / f"rank-{distributed.get_rank()}").write_text(str(int(ranks)))
+distributed.destroy_process_group()
 """
 FAIL = """
 import os
