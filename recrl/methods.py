@@ -5,18 +5,16 @@ python -m recrl.methods [FILE]    # default: docs/methods.md; --check fails wher
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import inspect
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from recrl import recipe as recipes
 from recrl.components import Part, load_part
 from recrl.config_help import KeyHelp, section_keys
 from recrl.config_help import table as table_of
+from recrl.generated_page import write_page
 from recrl.recipe import Recipe, flat
 
 FAMILIES = {
@@ -119,17 +117,5 @@ def _markdown(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", nargs="?", type=Path, default=Path("docs/methods.md"))
-    parser.add_argument("--check", action="store_true")
-    given = parser.parse_args()
-    text = page()
-    if not given.check:
-        given.file.write_text(text, encoding="utf-8")
-    elif given.file.read_text(encoding="utf-8") != text:
-        sys.exit(f"{given.file} is out of date: write it again with `python -m recrl.methods`")
-
-
 if __name__ == "__main__":
-    main()
+    write_page(__doc__, page, "docs/methods.md", "recrl.methods")

@@ -39,7 +39,6 @@ class Ranks:
         rank: of all processes.
         size: all processes.
         tensor_parallel: ranks that hold one copy of the model together.
-        tensor_group: they; None where it is one.
         data_group: ranks that hold the same part of a model; None where there is one copy.
         host_group: ``data_group`` for what lies in the host's memory.
         all_group: all ranks, for what lies in the host's memory.
@@ -48,7 +47,6 @@ class Ranks:
     rank: int = 0
     size: int = 1
     tensor_parallel: int = 1
-    tensor_group: Any = None
     data_group: Any = None
     host_group: Any = None
     all_group: Any = None
@@ -165,14 +163,12 @@ def _connected(backend: str, tensor_parallel: int) -> Ranks:
     if not dist.is_initialized():
         dist.init_process_group(backend, timeout=TIMEOUT)
     rank, size = dist.get_rank(), dist.get_world_size()
-    copies = [list(range(first, first + tensor_parallel)) for first in range(0, size, tensor_parallel)]
     peers = [list(range(first, size, tensor_parallel)) for first in range(tensor_parallel)]
-    several = len(copies) > 1
+    several = size > tensor_parallel
     return Ranks(
         rank,
         size,
         tensor_parallel,
-        _own(copies, rank) if tensor_parallel > 1 else None,
         _own(peers, rank) if several else None,
         _own(peers, rank, "gloo") if several else None,
         _own([list(range(size))], rank, "gloo"),

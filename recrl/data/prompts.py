@@ -11,13 +11,13 @@ import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from recrl.data.dataset import Catalog, Examples, Sequences
-from recrl.data.pools import Retriever
 from recrl.data.ragged import Ragged
 from recrl.data.templates import TEMPLATES, Template
 from recrl.errors import UserError
@@ -41,6 +41,17 @@ CONTINUED = frozenset({"next", "slate"})
 """Tasks whose response continues a plain history."""
 POOLED = frozenset({"next", "slate", "titles_to_sid", "sids_to_title"})
 """Tasks whose prompts show candidates, where there are any: those that the template writes about a history."""
+
+
+class Retriever(Protocol):
+    """Finds the candidates that prompts show (``recrl.baselines.pools``)."""
+
+    @property
+    def size(self) -> int:
+        """Candidates a history."""
+
+    def pools(self, histories: Ragged, own: Sequences | None = None) -> Ragged:
+        """Candidates of every history; ``own`` are the training sequences that they were cut from."""
 
 
 def plain(text: str) -> str:

@@ -19,11 +19,10 @@ from numpy.typing import NDArray
 
 from recrl import config as configs
 from recrl.backends.decoder_policy import DecoderPolicy
-from recrl.baselines import BASELINES, COMPARED, recommend
+from recrl.baselines import BASELINES, COMPARED, pools, recommend
 from recrl.components import Choice, resolve
 from recrl.config import RunConfig
 from recrl.data import dataset as datasets
-from recrl.data import pools
 from recrl.data.dataset import Dataset, Examples
 from recrl.data.frequency import cold_items, dataset_counts
 from recrl.data.optimum import optimum
@@ -36,7 +35,7 @@ from recrl.evaluation.protocols import PromptTable, Ranking, length_batches
 from recrl.evaluation.results import NEW, EvaluationResult, Metric, measured, save_result, table_order
 from recrl.processes import own_rank, started_together
 from recrl.sids import codes as sid_codes
-from recrl.sids.encoders.tfidf_svd import TFIDF_SVD, TfidfSvdOptions
+from recrl.sids.encoders.tfidf_svd import text_embedding
 from recrl.training import checkpoint
 from recrl.training.setup import World, load_world
 
@@ -148,12 +147,10 @@ class Measures:
 
 def _text_embedding(dataset: Dataset, seed: int) -> NDArray[np.float32] | None:
     try:
-        encoded = TFIDF_SVD.run(dataset.catalog, dataset.train, TfidfSvdOptions(), seed)
+        return text_embedding(dataset.catalog, dataset.train, seed)
     except DataError as error:
         logger.warning("no ILD: %s", error.found)
         return None
-    embedding: NDArray[np.float32] = encoded.embedding
-    return embedding
 
 
 def subjects(path: Path) -> list[Subject]:

@@ -99,11 +99,6 @@ def shared_prompt(prompt: int, rows: int, fed: int) -> Work:
     )
 
 
-def plain_row(length: int, scored: int) -> Work:
-    """A row of SFT: causal, all of its last states computed, some of them scored."""
-    return Work(tokens=length, pairs=length * (length + 1) // 2, scored=scored)
-
-
 def verl_training_flops(
     shape: ModelShape,
     lengths: Iterable[float],

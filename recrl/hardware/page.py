@@ -5,11 +5,10 @@ python -m recrl.hardware.page [FILE]    # default: docs/hardware.md; --check fai
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 from pathlib import Path
 
+from recrl.generated_page import write_page
 from recrl.hardware.flops import verl_training_flops
 from recrl.hardware.model_shapes import SHAPES
 from recrl.hardware.plan_text import HEAD, markdown, parts, row, summary
@@ -176,17 +175,5 @@ def _memory() -> str:
     return markdown(head, rows)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", nargs="?", type=Path, default=Path("docs/hardware.md"))
-    parser.add_argument("--check", action="store_true")
-    given = parser.parse_args()
-    text = page()
-    if not given.check:
-        given.file.write_text(text, encoding="utf-8")
-    elif given.file.read_text(encoding="utf-8") != text:
-        sys.exit(f"{given.file} is out of date: write it again with `python -m recrl.hardware.page`")
-
-
 if __name__ == "__main__":
-    main()
+    write_page(__doc__, page, "docs/hardware.md", "recrl.hardware.page")

@@ -16,7 +16,7 @@ from recrl.data.ragged import Ragged
 from recrl.evaluation.diversity import category_codes
 from recrl.rewards.base import RewardContext
 from recrl.sids.encoders import unit_rows
-from recrl.sids.encoders.tfidf_svd import TFIDF_SVD, TfidfSvdOptions
+from recrl.sids.encoders.tfidf_svd import text_embedding
 from recrl.training.setup import World
 
 
@@ -59,7 +59,7 @@ def text_vectors(world: World, seed: int) -> Callable[[], Tensor]:
 
     @cache
     def vectors() -> Tensor:
-        encoded = TFIDF_SVD.run(world.dataset.catalog, world.dataset.train, TfidfSvdOptions(), seed)
-        return torch.from_numpy(unit_rows(encoded.embedding)).to(world.device)
+        found = text_embedding(world.dataset.catalog, world.dataset.train, seed)
+        return torch.from_numpy(unit_rows(found)).to(world.device)
 
     return vectors

@@ -244,7 +244,7 @@ class Rl:
         state = self.objective_state | self.adapted(mini)
         sums: dict[str, Tensor] = {}
         own = self.own_rows(mini).micro_batches(self.config.backend.token_budget)
-        for micro, counts in in_step(self.policy, self.ranks, own, mini.part(0, 1)):
+        for micro, counts in in_step(self.policy, self.ranks, own, lambda: mini.part(0, 1)):
             logp, entropy = self.policy.logp(micro)
             inputs = ObjectiveInputs.of(micro, logp, self.policy.ops, state)
             total, report = objective.run(logp, inputs, options)

@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from recrl.baselines import pools
 from recrl.config import RunConfig
-from recrl.data import pools
 from recrl.data.dataset import Examples, Sequences
 from recrl.data.prompts import ITEM_TASKS, POOLED, TITLE_RESPONSES
 from recrl.data.ragged import Ragged

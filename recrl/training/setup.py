@@ -18,11 +18,11 @@ from recrl.backends.device import local_device
 from recrl.backends.engines import ENGINES
 from recrl.backends.ranks import ALONE, Ranks, join
 from recrl.baselines import BASELINES
+from recrl.baselines.pools import Retriever
 from recrl.components import Choice, resolve
 from recrl.config import RunConfig
 from recrl.data import dataset as datasets
 from recrl.data.dataset import Dataset
-from recrl.data.pools import Retriever
 from recrl.data.prompts import PromptWriter
 from recrl.data.templates import TEMPLATES
 from recrl.errors import ConfigError, UserError

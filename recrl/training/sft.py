@@ -69,7 +69,7 @@ class Sft:
         self.optimizer.set_lr(lr)
         self.optimizer.zero_grad()
         own = self.own_rows(batch).micro_batches(self.config.backend.token_budget)
-        for part, counts in in_step(self.policy, self.ranks, own, batch.select(np.zeros(1, np.int64))):
+        for part, counts in in_step(self.policy, self.ranks, own, lambda: batch.select(np.zeros(1, np.int64))):
             total = self.row_loss(*(states.to(self.world.device) for states in part.tensors())) * counts
             (total / tokens).backward()
             loss += float(total.detach()) / tokens
@@ -109,7 +109,7 @@ class Sft:
         share = self.ranks.share(batch.tokens_of_prompts)
         loss = 0.0
         own = batch.part(share.start, share.stop).micro_batches(self.config.backend.token_budget)
-        for micro, counts in in_step(self.policy, self.ranks, own, batch.part(0, 1)):
+        for micro, counts in in_step(self.policy, self.ranks, own, lambda: batch.part(0, 1)):
             logp, _ = self.policy.logp(micro)
             total = soft_target_loss(logp, micro.advantage) * (scale * counts)
             total.backward()

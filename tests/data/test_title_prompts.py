@@ -10,8 +10,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from recrl.baselines.pools import Retriever
 from recrl.data.dataset import Catalog, Examples, Sequences
-from recrl.data.pools import Retriever
 from recrl.data.prompts import PromptWriter, item_mark
 from recrl.data.ragged import Ragged
 from recrl.errors import UserError

@@ -16,7 +16,6 @@ from recrl.hardware.flops import (
     Products,
     Work,
     forward_flops,
-    plain_row,
     shared_prompt,
     verl_training_flops,
 )
@@ -84,7 +83,7 @@ def test_plain_rows_cost_what_torch_counts(kind: str) -> None:
     """Stock eager attention computes the whole square; its last layer leaves nothing out."""
     model = tiny_model(kind, 50).train()
     model.set_attn_implementation("eager")
-    work = replace(plain_row(100, 100), pairs=100**2).times(3)
+    work = Work(tokens=100, pairs=100**2, scored=100).times(3)
     ours = TRAINING_PASSES * forward_flops(Products.of(shape_of(model.config.to_dict(), kind)), work)
     with FlopCounterMode(display=False) as counter:
         model(torch.ones(3, 100, dtype=torch.long)).logits.sum().backward()

@@ -12,8 +12,8 @@ import pytest
 import torch
 from runs import metrics, run_config, silent, write_world
 
+from recrl.baselines.pools import recall
 from recrl.config import RunConfig, check, read_recipe
-from recrl.data.pools import recall
 from recrl.data.ragged import Ragged
 from recrl.errors import ConfigError, UserError
 from recrl.evaluation.evaluate import evaluate_model, subjects

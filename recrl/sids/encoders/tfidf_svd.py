@@ -158,3 +158,13 @@ def _scale(singular: NDArray[Any], exponent: float) -> NDArray[Any]:
 
 
 TFIDF_SVD = Encoder(TfidfSvdOptions, fit, "", apply=apply)
+
+
+def text_embedding(catalog: Catalog, train: Sequences, seed: int) -> Matrix:
+    """[items, d] of the items' text, as the encoder makes it by itself.
+
+    Raises:
+        DataError: no item has text.
+    """
+    encoded: Encoded = fit(catalog, train, TfidfSvdOptions(), seed)
+    return encoded.embedding

@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from recrl.baselines import pools
 from recrl.baselines.item_knn import ItemKnnOptions
 from recrl.baselines.item_knn import fit as fit_knn
+from recrl.baselines.pools import Retriever, best, recall
 from recrl.baselines.popularity import fit as fit_popularity
 from recrl.components import Options
-from recrl.data import pools
 from recrl.data.dataset import Sequences
-from recrl.data.pools import Retriever, best, recall
 from recrl.data.ragged import Ragged
 
 ITEMS = 30

@@ -9,11 +9,11 @@ Letters: U users, N items, C candidates.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from recrl.baselines import Scorer
 from recrl.data.dataset import Sequences
 from recrl.data.ragged import Ragged
 from recrl.evaluation.metrics import top_k
@@ -22,13 +22,6 @@ USERS_AT_ONCE = 64
 """Histories that are scored together: so few that their scores stay in a cache."""
 ROUNDING = 1e-6
 """Share of a history's largest score below which a score is 0: what is left where a count is taken out of itself."""
-
-
-class Scorer(Protocol):
-    """See ``recrl.baselines.Scorer``."""
-
-    def scores(self, histories: Ragged, own: Sequences | None = None) -> NDArray[np.float32]:
-        """[U, N]: higher is better; ``own`` are the training sequences that the histories were cut from."""
 
 
 @dataclass(frozen=True)
