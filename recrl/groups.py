@@ -180,12 +180,56 @@ class PackedSizes:
     """Sizes of ``PackedGroups`` in the host's memory, so that no micro-batch waits for the device.
 
     Attributes:
-        rows: prompts' lengths, rows a prompt, and rows' fed tokens.
+        rows: prompts' lengths, rows a prompt, rows' fed tokens, and the prompts' distinct ones.
         chosen: [N] tokens of a row that the policy chose.
+        seen: [B] tokens of their own rows that the prompts' distinct fed tokens see together, each itself among them.
     """
 
     rows: RowSizes
     chosen: list[int]
+    seen: list[int]
+
+
+@dataclass(frozen=True)
+class Distinct:
+    """Fed tokens, each of which one state stands for.
+
+    Attributes:
+        number: [N, R - 1] of the distinct token, in the order of their first uses; no meaning where nothing is fed.
+        first: [N, R - 1] bool: fed, and in no row before.
+    """
+
+    number: Tensor
+    first: Tensor
+
+    def part(self, rows: slice, before: int) -> Distinct:
+        """Of some rows of whole prompts; ``before``: distinct tokens of the prompts before."""
+        return Distinct(self.number[rows] - before, self.first[rows])
+
+
+def distinct_tokens(tokens: Tensor, fed: Tensor, prompt_of: Tensor) -> Distinct:
+    """Where rows of a prompt begin alike; nothing waits for the device.
+
+    Args:
+        tokens: [N, K] ids, below 2^31.
+        fed: [N, K] bool: the first ones of a row.
+        prompt_of: [N].
+    """
+    rows = torch.arange(len(tokens), device=tokens.device)
+    alike, firsts = prompt_of, []  # [N] rows that have been alike so far have one number
+    for token in torch.where(fed, tokens, -1).unbind(1):
+        key = alike * 2**32 + token
+        ordered, order = key.sort(stable=True)
+        fresh = torch.ones_like(ordered, dtype=torch.bool)
+        fresh[1:] = ordered[1:] != ordered[:-1]
+        alike = torch.empty_like(alike).scatter_(0, order, fresh.cumsum(0) - 1)
+        # A stable sort leaves the first of equal rows in front.
+        start = torch.where(fresh, rows, 0).cummax(0).values
+        firsts.append(torch.empty_like(rows).scatter_(0, order, order[start]))
+    first_row = torch.stack(firsts, 1) if firsts else tokens
+    first = fed & (first_row == rows.unsqueeze(1))
+    number = (first.flatten().cumsum(0) - 1).view_as(first)
+    return Distinct(number.gather(0, first_row), first)
 
 
 @dataclass(frozen=True)
@@ -231,32 +275,44 @@ class PackedGroups:
         return place[:-1] < last[:, None]
 
     @cached_property
+    def distinct(self) -> Distinct:
+        """Which fed tokens are one: rows of a prompt that begin alike have the same states there."""
+        return distinct_tokens(self.tokens[:, :-1], self.fed, self.prompt_of)
+
+    @cached_property
     def sizes(self) -> PackedSizes:
         """Fetched from the device once; micro-batches are given theirs."""
-        group = torch.zeros_like(self.prompts.length).scatter_add(0, self.prompt_of, torch.ones_like(self.prompt_of))
-        parts = (self.prompts.length, group, self.fed.sum(1), self.mask.sum(1))
+
+        def of_prompts(counts: Tensor) -> Tensor:
+            return torch.zeros_like(self.prompts.length).scatter_add(0, self.prompt_of, counts)
+
+        first = self.distinct.first
+        seen = torch.where(first, torch.arange(1, first.shape[1] + 1, device=first.device), 0)
+        of_rows = (torch.ones_like(self.prompt_of), first.sum(1), seen.sum(1))
+        parts = (self.prompts.length, *map(of_prompts, of_rows), self.fed.sum(1), self.mask.sum(1))
         every = torch.cat(parts).tolist()
         ends = [*accumulate(len(part) for part in parts)]
-        prompt, rows, fed, chosen = (every[begin:end] for begin, end in pairwise([0, *ends]))
-        return PackedSizes(RowSizes(prompt, rows, fed), chosen)
+        prompt, rows, own, own_seen, fed, chosen = (every[begin:end] for begin, end in pairwise([0, *ends]))
+        return PackedSizes(RowSizes(prompt, rows, fed, own), chosen, own_seen)
 
     @property
     def effective_tokens(self) -> int:
-        """Tokens that a forward pass computes: every prompt once, and every active response up to its last token."""
-        return sum(self.sizes.rows.prompt) + sum(self.sizes.rows.row)
+        """Tokens that a forward pass computes: every prompt once, and every distinct beginning of its active responses
+        up to their last tokens.
+        """
+        return sum(self.sizes.rows.prompt) + sum(self.sizes.rows.own)
 
     @property
     def pairs(self) -> int:
         """Query and key positions that meet in a forward pass: every token with itself and what it sees."""
         rows = self.sizes.rows
-        prompt_of = (length for length, group in zip(rows.prompt, rows.group, strict=True) for _ in range(group))
-        own = sum(fed * length + fed * (fed + 1) // 2 for fed, length in zip(rows.row, prompt_of, strict=True))
+        own = sum(count * length for count, length in zip(rows.own, rows.prompt, strict=True)) + sum(self.sizes.seen)
         return own + sum(length * (length + 1) // 2 for length in rows.prompt)
 
     @property
     def states(self) -> int:
         """States that something is predicted from: every prompt's last, and those of the responses' fed tokens."""
-        return len(self.prompts) + sum(self.sizes.rows.row)
+        return len(self.prompts) + sum(self.sizes.rows.own)
 
     @property
     def unread_pairs(self) -> int:
@@ -299,10 +355,7 @@ class PackedGroups:
     def tokens_of_prompts(self) -> list[int]:
         """Computed tokens of every prompt with its rows."""
         rows = self.sizes.rows
-        fed = iter(rows.row)
-        return [
-            length + sum(next(fed) for _ in range(group)) for length, group in zip(rows.prompt, rows.group, strict=True)
-        ]
+        return [length + own for length, own in zip(rows.prompt, rows.own, strict=True)]
 
     def part(self, begin: int, stop: int) -> PackedGroups:
         """The rows of prompts that stand side by side."""
@@ -319,8 +372,11 @@ class PackedGroups:
             None if prompts.pool is None else prompts.pool[here],
         )
         part = self._rows(asked, self.prompt_of[rows] - begin, rows)
-        known = RowSizes(sizes.rows.prompt[here], sizes.rows.group[here], sizes.rows.row[rows])
-        vars(part)["sizes"] = PackedSizes(known, sizes.chosen[rows])  # what the property would ask the device for
+        own = sizes.rows.own[here]
+        known = RowSizes(sizes.rows.prompt[here], sizes.rows.group[here], sizes.rows.row[rows], own)
+        # What the properties would ask the device for, or compute again.
+        vars(part)["sizes"] = PackedSizes(known, sizes.chosen[rows], sizes.seen[here])
+        vars(part)["distinct"] = self.distinct.part(rows, sum(sizes.rows.own[:begin]))
         return part
 
 

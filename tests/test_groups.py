@@ -15,7 +15,16 @@ from groups_of import OPS, groups_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recrl.groups import PackedGroups, PromptBatch, RolloutGroups, Signal, Targets, pack_active, slate_entropy
+from recrl.groups import (
+    PackedGroups,
+    PromptBatch,
+    RolloutGroups,
+    Signal,
+    Targets,
+    distinct_tokens,
+    pack_active,
+    slate_entropy,
+)
 from recrl.rollout.base import join_groups, join_prompts
 
 
@@ -81,6 +90,40 @@ def test_only_active_rows_and_their_prompts_remain() -> None:
 def test_pairs_by_hand() -> None:
     """Prompts of 5 and 3: 15 + 6. Two rows that feed 2 tokens each to the first: 26. One token to the second: 4."""
     assert small()[1].pairs == 21 + 26 + 4
+
+
+def test_responses_that_begin_alike_share_their_first_tokens() -> None:
+    """Rows of two prompts, the last token of each not fed: a b, a c, a b, c; then a b."""
+    tokens = torch.tensor([[1, 2, 9], [1, 3, 9], [1, 2, 8], [3, 9, 0], [1, 2, 9]])
+    mask = tokens > 0
+    length = mask.sum(1)
+    fed = torch.arange(2) < (length - 1).unsqueeze(1)
+    found = distinct_tokens(tokens[:, :-1], fed, torch.tensor([0, 0, 0, 0, 1]))
+    assert found.number[fed].tolist() == [0, 1, 0, 2, 0, 1, 3, 4, 5]
+    assert found.first.tolist() == [[True, True], [False, True], [False, False], [True, False], [True, True]]
+
+
+@settings(deadline=None)
+@given(packings())
+def test_distinct_tokens_are_counted_as_sets_count_them(
+    drawn: tuple[RolloutGroups, list[list[bool]], PackedGroups],
+) -> None:
+    packed = drawn[2]
+    begun: dict[tuple[int, ...], int] = {}
+    numbers = []
+    for row, (prompt, count) in enumerate(zip(packed.prompt_of.tolist(), packed.sizes.rows.row, strict=True)):
+        for end in range(1, count + 1):
+            numbers.append(begun.setdefault((prompt, *packed.tokens[row, :end].tolist()), len(begun)))
+    assert packed.distinct.number[packed.fed].tolist() == numbers
+    assert packed.sizes.rows.own == [sum(key[0] == prompt for key in begun) for prompt in range(len(packed.prompts))]
+    seen = sum(packed.sizes.rows.prompt[key[0]] + len(key) - 1 for key in begun)
+    assert packed.pairs == seen + sum(length * (length + 1) // 2 for length in packed.sizes.rows.prompt)
+    parts = packed.micro_batches(1)
+    assert [own for part in parts for own in part.sizes.rows.own] == packed.sizes.rows.own
+    for part in parts:
+        alone = distinct_tokens(part.tokens[:, :-1], part.fed, part.prompt_of)
+        assert torch.equal(part.distinct.first, alone.first)
+        assert torch.equal(part.distinct.number[part.fed], alone.number[part.fed])
 
 
 def test_prompts_are_cut_to_the_longest_that_remains() -> None:

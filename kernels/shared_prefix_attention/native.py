@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -66,13 +67,19 @@ def _strided(*parts: Tensor) -> list[Tensor | int]:
     return [told for states in parts for told in (states, kind(states), states.stride(0), states.stride(1))]
 
 
-def _offsets(rows: PrefixRows) -> tuple[Tensor, Tensor, Tensor]:
-    """[B + 1] first token of every prompt, [N + 1] of every response, and [B + 1] first response of every prompt."""
-    length = torch.cat([rows.prompt_length.new_zeros(1), rows.prompt_length, rows.row_length])
-    token = length.cumsum(0)
-    prompts = len(rows.prompt_length)
-    return token[: prompts + 1].contiguous(), token[prompts:].contiguous(), rows.first_row
+def _offsets(rows: PrefixRows) -> tuple[Tensor, ...]:
+    """First token of every prompt [B + 1] and of every prompt's responses [B + 1], token of every fed token [F], first
+    fed token of every response [N + 1], first response of every prompt [B + 1].
+    """
+    prompts, own = _starts(rows.prompt_length), torch.tensor([0, *rows.sizes.own]).cumsum(0)
+    first_own = rows.prompts.count
+    return prompts, first_own + own, first_own + rows.own, _starts(rows.row_length), rows.first_row
+
+
+def _starts(length: Tensor) -> Tensor:
+    return F.pad(length, (1, 0)).cumsum(0)
 
 
 def _sizes(query: Tensor, key: Tensor, rows: PrefixRows) -> tuple[int, ...]:
-    return len(rows.prompt_length), query.shape[1], key.shape[1], query.shape[2], int(len(query) != len(key))
+    without = len(key) - len(query)  # prompt tokens that have no query
+    return len(rows.prompt_length), query.shape[1], key.shape[1], query.shape[2], without

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from recrl.kernels.places import take
 from recrl.kernels.registry import pick
 from recrl.kernels.shared_prefix_attention.rows import PrefixRows
 
@@ -30,23 +31,37 @@ def _shared(
 ) -> Tensor:
     places = rows.prompts
     prompt_key, prompt_value = (places.padded(states[: places.count]).transpose(1, 2) for states in (key, value))
-    if len(query) == len(key):
-        first_own = places.count
-        prompt_query = places.padded(query[:first_own]).transpose(1, 2)
-        seen = places.flat(_attend(prompt_query, prompt_key, prompt_value, None, scaling).transpose(1, 2))
-    else:
-        first_own = len(rows.prompt_length)
-        real = torch.arange(places.width, device=query.device) < rows.prompt_length[:, None]
-        seen = _attend(query[:first_own, :, None], prompt_key, prompt_value, real[:, None, None], scaling).squeeze(2)
+    seen, own_query = _prompts(query, len(key), prompt_key, prompt_value, rows, scaling)
     grid, group = rows.responses
     if not grid.count:
         return seen.to(query.dtype)
     own = [
-        grid.padded(states).unflatten(1, (group, -1)).permute(0, 3, 1, 2, 4)
-        for states in (query[first_own:], key[places.count :], value[places.count :])
+        grid.padded(_fed(states, rows)).unflatten(1, (group, -1)).permute(0, 3, 1, 2, 4)
+        for states in (own_query, key[places.count :], value[places.count :])
     ]  # [B, H or J, W, K, D]
     response = prefix_attention(own[0], prompt_key, prompt_value, rows.prompt_length, own[1], own[2], scaling=scaling)
-    return torch.cat([seen.to(query.dtype), grid.flat(response.permute(0, 2, 3, 1, 4).flatten(1, 2))])
+    fed = grid.flat(response.permute(0, 2, 3, 1, 4).flatten(1, 2))
+    return torch.cat([seen.to(query.dtype), fed if rows.shared is None else take(fed, rows.first_use)])
+
+
+def _prompts(
+    query: Tensor, tokens: int, key: Tensor, value: Tensor, rows: PrefixRows, scaling: float
+) -> tuple[Tensor, Tensor]:
+    """What the prompts' queries see, and the queries of the responses, which stand behind them."""
+    places, own = rows.prompts, sum(rows.sizes.own)
+    asked, own_query = query[: len(query) - own], query[len(query) - own :]
+    if len(query) == tokens:
+        whole = _attend(places.padded(asked).transpose(1, 2), key, value, None, scaling)
+        return places.flat(whole.transpose(1, 2)), own_query
+    if not len(asked):
+        return asked, own_query
+    real = torch.arange(places.width, device=query.device) < rows.prompt_length[:, None]
+    return _attend(asked[:, :, None], key, value, real[:, None, None], scaling).squeeze(2), own_query
+
+
+def _fed(states: Tensor, rows: PrefixRows) -> Tensor:
+    """[U, ...] -> [F, ...]: every response with all of its tokens."""
+    return states if rows.shared is None else states.index_select(0, rows.shared)
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float) -> Tensor:

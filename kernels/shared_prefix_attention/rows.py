@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
@@ -19,29 +20,38 @@ class RowSizes:
         prompt: [B] tokens of every prompt.
         group: [B] responses of every prompt.
         row: [N] fed tokens of every response.
+        own: [B] tokens of the flat row that hold them.
     """
 
     prompt: list[int]
     group: list[int]
     row: list[int]
+    own: list[int]
 
 
 @dataclass(frozen=True)
 class PrefixRows:
-    """All prompts one behind the other, then the fed tokens of all responses one behind the other.
+    """All prompts one behind the other, then the fed tokens of all responses.
 
-    Letters: T tokens, B prompts, N responses, W responses of the largest group, K tokens of the longest response.
+    Responses of a prompt that begin alike have one state where they are alike, so that one token of the flat row may
+    hold a fed token of each of them: it stands where the first of them has it.
+
+    Letters: T tokens of the flat row, B prompts, N responses, W responses of the largest group, K tokens of the longest
+    response, F fed tokens of all responses, U tokens of the flat row that hold them.
 
     Attributes:
         prompt_length: [B].
         row_length: [N] tokens of every response that are fed, which may be 0.
         prompt_of: [N] prompt of every response, ascending.
+        shared: [F] which of the U tokens holds each fed token, row by row; in the order of their first uses, so that
+            those of a prompt stand side by side. None where every fed token has one of its own.
         known: the lengths in the host's memory; without them they are fetched from the device.
     """
 
     prompt_length: Tensor
     row_length: Tensor
     prompt_of: Tensor
+    shared: Tensor | None = None
     known: RowSizes | None = None
 
     @classmethod
@@ -57,9 +67,14 @@ class PrefixRows:
             return self.known
         group = self.first_row.diff()
         parts = (self.prompt_length, group, self.row_length)
-        every = torch.cat(parts).tolist()
-        prompts = len(self.prompt_length)
-        return RowSizes(every[:prompts], every[prompts : 2 * prompts], every[2 * prompts :])
+        every = torch.cat(parts if self.shared is None else (*parts, self.shared)).tolist()
+        ends = [*accumulate(len(part) for part in parts)]
+        prompt, responses, row = (every[begin:end] for begin, end in pairwise([0, *ends]))
+        held = every[ends[-1] :] if self.shared is not None else range(sum(row))
+        fed = [0, *accumulate(row)]
+        rows = [0, *accumulate(responses)]
+        own = [len(set(held[fed[begin] : fed[end]])) for begin, end in pairwise(rows)]
+        return RowSizes(prompt, responses, row, own)
 
     @cached_property
     def prompts(self) -> Places:
@@ -67,9 +82,23 @@ class PrefixRows:
         return Places.of(self.prompt_length, self.sizes.prompt)
 
     @cached_property
+    def own(self) -> Tensor:
+        """[F] ``shared``, or as many numbers."""
+        fed = sum(self.sizes.row)
+        return torch.arange(fed, device=self.prompt_length.device) if self.shared is None else self.shared
+
+    @cached_property
+    def first_use(self) -> Tensor:
+        """[U] the first fed token that each of the responses' tokens holds."""
+        if self.shared is None:
+            return self.own
+        fed = torch.arange(len(self.shared), device=self.shared.device)
+        return fed.new_full((sum(self.sizes.own),), len(fed)).scatter_reduce(0, self.shared, fed, "amin")
+
+    @cached_property
     def count(self) -> int:
         """T."""
-        return sum(self.sizes.prompt) + sum(self.sizes.row)
+        return sum(self.sizes.prompt) + sum(self.sizes.own)
 
     @cached_property
     def read(self) -> Tensor:
@@ -89,7 +118,7 @@ class PrefixRows:
 
     @cached_property
     def responses(self) -> tuple[Places, int]:
-        """[B, W * K] grid of the responses' tokens, and W."""
+        """[B, W * K] grid of the F fed tokens, and W."""
         count = len(self.prompt_length)
         if not len(self.prompt_of):
             return Places(count, 0, self.prompt_of), 0
@@ -101,6 +130,11 @@ class PrefixRows:
     @cached_property
     def positions(self) -> Tensor:
         """[T] position of every token in its own row; a response goes on where its prompt ends."""
-        length = torch.cat([self.prompt_length, self.row_length])
-        start = torch.cat([torch.zeros_like(self.prompt_length), self.prompt_length[self.prompt_of]])
-        return runs(start, length, self.count)
+        prompt = runs(torch.zeros_like(self.prompt_length), self.prompt_length, self.prompts.count)
+        return torch.cat([prompt, self.own_positions])
+
+    @cached_property
+    def own_positions(self) -> Tensor:
+        """[U] those of the responses' tokens."""
+        fed = runs(self.prompt_length[self.prompt_of], self.row_length, sum(self.sizes.row))
+        return fed if self.shared is None else fed[self.first_use]

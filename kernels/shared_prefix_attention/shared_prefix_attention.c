@@ -1,8 +1,9 @@
 /* Attention over prompts and their responses on one flat row. See reference.py for the meaning.
    A task is a prompt and a key head: it copies the prompt's keys and values once, walks all queries that see them in
    blocks, and owns all gradients that it writes. The backward pass recomputes the weights from their log-sum-exp.
-   Queries are those of all tokens, or with `last_only` those of the prompts' last tokens and then of all responses'.
-   Letters: T tokens, H query heads, J key heads, D head size, P tokens of the prompt, R fed tokens of its responses. */
+   Queries are those of all tokens, or of fewer prompt tokens: the last of each, or none.
+   Letters: T tokens, B prompts, N responses, F fed tokens of all responses, H query heads, J key heads, D head size, P
+   tokens of a prompt, R tokens of its responses. */
 #include "../attention.h"
 
 #include <stdlib.h>
@@ -14,8 +15,11 @@ typedef struct {
 
 typedef struct {
     Heads query, key, value, gradient, output;
-    const int64_t *prompt_token, *row_token, *first_row; /* [B + 1], [N + 1], [B + 1] */
-    int64_t prompts, heads, key_heads, size, last_only;
+    /* [B + 1] first token of a prompt and of its responses, [F] token of a fed one, [N + 1] first fed token of a
+       response, [B + 1] first response of a prompt. Responses that begin alike share tokens: these stand in the order of
+       their first uses. */
+    const int64_t *prompt_token, *own_token, *fed, *row_fed, *first_row;
+    int64_t prompts, heads, key_heads, size, without; /* prompt tokens of all prompts that have no query */
     float scaling;
     void *out, *of_query, *of_key, *of_value; /* contiguous, of query's, key's and value's types */
     float *lse;                               /* [queries, H] */
@@ -30,10 +34,11 @@ typedef struct {
     float *weight, *of_weight;                      /* [QUERIES, P + K] */
     float *query, *gradient, *result;               /* [QUERIES, D] */
     int64_t width, depth, line; /* P and D, padded; floats of a row of weights */
+    int64_t own_first;          /* the first of the R tokens */
 } Task;
 
-/* The queries of one block: their numbers, how much of the prompt each sees, its own response's first token, and how
-   many of that response's tokens it sees. */
+/* The queries of one block: their numbers, how much of the prompt each sees, its own response's first fed token, and
+   how many of that response's tokens it sees. */
 typedef struct {
     int64_t count, query[QUERIES], seen[QUERIES], own[QUERIES], owned[QUERIES], most;
 } Block;
@@ -62,7 +67,7 @@ static void write_rows(void *data, int64_t type, int64_t heads, int64_t head, in
 static int64_t longest_row(const Attention *op, int64_t prompt) {
     int64_t longest = 0;
     for (int64_t row = op->first_row[prompt]; row < op->first_row[prompt + 1]; row++) {
-        int64_t length = op->row_token[row + 1] - op->row_token[row];
+        int64_t length = op->row_fed[row + 1] - op->row_fed[row];
         longest = length > longest ? length : longest;
     }
     return longest;
@@ -76,9 +81,8 @@ static float *take(float **room, int64_t count) {
 
 static Task begin_task(const Attention *op, int64_t prompt, int64_t key_head, int backward) {
     int64_t first = op->prompt_token[prompt], tokens = op->prompt_token[prompt + 1] - first, size = op->size;
-    int64_t own_first = op->row_token[op->first_row[prompt]];
-    int64_t own = op->row_token[op->first_row[prompt + 1]] - own_first;
-    Task task = {.width = padded(tokens), .depth = padded(size)};
+    int64_t own_first = op->own_token[prompt], own = op->own_token[prompt + 1] - own_first;
+    Task task = {.width = padded(tokens), .depth = padded(size), .own_first = own_first};
     task.line = task.width + padded(longest_row(op, prompt));
     int64_t prompt_floats = task.width * task.depth, own_floats = own * task.depth;
     int64_t total = 6 * prompt_floats + 4 * own_floats + 2 * QUERIES * task.line + 3 * QUERIES * task.depth;
@@ -104,22 +108,25 @@ static Task begin_task(const Attention *op, int64_t prompt, int64_t key_head, in
     return task;
 }
 
+/* Where the rows of a query's own token `c` begin. */
+static int64_t own_row(const Attention *op, const Task *task, const Block *block, int64_t query, int64_t c) {
+    return (op->fed[block->own[query] + c] - task->own_first) * task->depth;
+}
+
 /* Scores of a block into task->weight: of the prompt in [0, most), of own tokens from `width` on. */
-static void score(const Attention *op, const Task *task, const Block *block, int64_t prompt) {
+static void score(const Attention *op, const Task *task, const Block *block) {
     multiply(task->query, task->depth, 1, task->key_turned, task->width, task->weight, task->line, block->count,
              op->size, padded(block->most), 0);
-    int64_t own_first = op->row_token[op->first_row[prompt]];
     for (int64_t i = 0; i < block->count; i++)
         for (int64_t c = 0; c < block->owned[i]; c++)
             task->weight[i * task->line + task->width + c] =
-                dot(task->query + i * task->depth, task->own_key + (block->own[i] + c - own_first) * task->depth,
-                    task->depth);
+                dot(task->query + i * task->depth, task->own_key + own_row(op, task, block, i, c), task->depth);
 }
 
-static void forward_block(const Attention *op, const Task *task, const Block *block, int64_t prompt, int64_t head) {
-    int64_t depth = task->depth, own_first = op->row_token[op->first_row[prompt]];
+static void forward_block(const Attention *op, const Task *task, const Block *block, int64_t head) {
+    int64_t depth = task->depth;
     float share[QUERIES];
-    score(op, task, block, prompt);
+    score(op, task, block);
     for (int64_t i = 0; i < block->count; i++) {
         float *row = task->weight + i * task->line, *own = row + task->width;
         float largest = largest_of(row, block->seen[i], own, block->owned[i]);
@@ -132,22 +139,21 @@ static void forward_block(const Attention *op, const Task *task, const Block *bl
         float *result = task->result + i * depth;
         for (int64_t c = 0; c < block->owned[i]; c++)
             add_scaled(result, task->weight[i * task->line + task->width + c],
-                       task->own_value + (block->own[i] + c - own_first) * depth, depth);
+                       task->own_value + own_row(op, task, block, i, c), depth);
         scale(result, share[i], depth);
         write_rows(op->out, op->query.type, op->heads, head, block->query[i], 1, op->size, depth, result);
     }
 }
 
-static void backward_block(const Attention *op, const Task *task, const Block *block, int64_t prompt, int64_t head) {
+static void backward_block(const Attention *op, const Task *task, const Block *block, int64_t head) {
     int64_t depth = task->depth, line = task->line, count = block->count, most = block->most;
-    int64_t own_first = op->row_token[op->first_row[prompt]];
     float delta[QUERIES];
     for (int64_t i = 0; i < count; i++) {
         copy_rows(&op->gradient, head, block->query[i], 1, op->size, depth, 1, task->gradient + i * depth);
         copy_rows(&op->output, head, block->query[i], 1, op->size, depth, 1, task->result + i * depth);
         delta[i] = dot(task->gradient + i * depth, task->result + i * depth, depth);
     }
-    score(op, task, block, prompt);
+    score(op, task, block);
     multiply(task->gradient, depth, 1, task->value_turned, task->width, task->of_weight, line, count, op->size,
              padded(most), 0);
     for (int64_t i = 0; i < count; i++) {
@@ -164,7 +170,7 @@ static void backward_block(const Attention *op, const Task *task, const Block *b
     for (int64_t i = 0; i < count; i++) {
         float *result = task->result + i * depth;
         for (int64_t c = 0; c < block->owned[i]; c++) {
-            int64_t at = (block->own[i] + c - own_first) * depth;
+            int64_t at = own_row(op, task, block, i, c);
             float weight = task->weight[i * line + task->width + c];
             float of_score = weight * (dot(task->gradient + i * depth, task->own_value + at, depth) - delta[i]);
             add_scaled(result, of_score, task->own_key + at, depth);
@@ -176,7 +182,7 @@ static void backward_block(const Attention *op, const Task *task, const Block *b
     }
 }
 
-typedef void (*Body)(const Attention *, const Task *, const Block *, int64_t prompt, int64_t head);
+typedef void (*Body)(const Attention *, const Task *, const Block *, int64_t head);
 
 static void add_query(const Attention *op, const Task *task, Block *block, int64_t head, int64_t query, int64_t seen,
                       int64_t own, int64_t owned) {
@@ -186,9 +192,9 @@ static void add_query(const Attention *op, const Task *task, Block *block, int64
     copy_rows(&op->query, head, query, 1, op->size, task->depth, op->scaling, task->query + i * task->depth);
 }
 
-static void finish_block(const Attention *op, const Task *task, Block *block, int64_t prompt, int64_t head, Body body) {
+static void finish_block(const Attention *op, const Task *task, Block *block, int64_t head, Body body) {
     if (block->count)
-        body(op, task, block, prompt, head);
+        body(op, task, block, head);
     block->count = block->most = 0;
 }
 
@@ -196,24 +202,25 @@ static void finish_block(const Attention *op, const Task *task, Block *block, in
 static void each_block(const Attention *op, const Task *task, int64_t prompt, int64_t head, Body body) {
     Block block = {0};
     int64_t first = op->prompt_token[prompt], tokens = op->prompt_token[prompt + 1] - first;
-    int64_t gone = op->last_only ? op->prompt_token[op->prompts] - op->prompts : 0; /* tokens without a query */
-    if (op->last_only)
-        add_query(op, task, &block, head, prompt, tokens, 0, 0);
-    else {
+    int64_t all = op->prompt_token[op->prompts], next = task->own_first;
+    if (op->without == 0) {
         for (int64_t i = 0; i < tokens; i++) {
             add_query(op, task, &block, head, first + i, i + 1, 0, 0);
             if (block.count == QUERIES)
-                finish_block(op, task, &block, prompt, head, body);
+                finish_block(op, task, &block, head, body);
         }
-        finish_block(op, task, &block, prompt, head, body);
-    }
+        finish_block(op, task, &block, head, body);
+    } else if (op->without < all)
+        add_query(op, task, &block, head, prompt, tokens, 0, 0);
     for (int64_t row = op->first_row[prompt]; row < op->first_row[prompt + 1]; row++)
-        for (int64_t begin = op->row_token[row], token = begin; token < op->row_token[row + 1]; token++) {
-            add_query(op, task, &block, head, token - gone, tokens, begin, token - begin + 1);
+        for (int64_t begin = op->row_fed[row], at = begin; at < op->row_fed[row + 1]; at++) {
+            if (op->fed[at] != next)
+                continue; /* an earlier response has walked it */
+            add_query(op, task, &block, head, next++ - op->without, tokens, begin, at - begin + 1);
             if (block.count == QUERIES)
-                finish_block(op, task, &block, prompt, head, body);
+                finish_block(op, task, &block, head, body);
         }
-    finish_block(op, task, &block, prompt, head, body);
+    finish_block(op, task, &block, head, body);
 }
 
 /* Threads take neighbouring chunks, and prompts often come sorted by length: take them from both ends in turn. */
@@ -236,8 +243,8 @@ static void backward_task(void *arguments, int64_t chunk) {
     const Attention *op = arguments;
     int64_t number = task_of(op, chunk), prompt = number / op->key_heads, key_head = number % op->key_heads;
     int64_t share = op->heads / op->key_heads, first = op->prompt_token[prompt];
-    int64_t tokens = op->prompt_token[prompt + 1] - first, own_first = op->row_token[op->first_row[prompt]];
-    int64_t own = op->row_token[op->first_row[prompt + 1]] - own_first;
+    int64_t tokens = op->prompt_token[prompt + 1] - first, own_first = op->own_token[prompt];
+    int64_t own = op->own_token[prompt + 1] - own_first;
     Task task = begin_task(op, prompt, key_head, 1);
     for (int64_t head = key_head * share; head < (key_head + 1) * share; head++)
         each_block(op, &task, prompt, head, backward_block);
@@ -258,13 +265,14 @@ static int64_t work(const Attention *op) {
 void shared_prefix_forward(const void *query, int64_t query_type, int64_t query_token, int64_t query_head,
                            const void *key, int64_t key_type, int64_t key_token, int64_t key_head, const void *value,
                            int64_t value_type, int64_t value_token, int64_t value_head, const int64_t *prompt_token,
-                           const int64_t *row_token, const int64_t *first_row, int64_t prompts, int64_t heads,
-                           int64_t key_heads, int64_t size, int64_t last_only, float scaling, void *out, float *lse) {
+                           const int64_t *own_token, const int64_t *fed, const int64_t *row_fed,
+                           const int64_t *first_row, int64_t prompts, int64_t heads, int64_t key_heads, int64_t size,
+                           int64_t without, float scaling, void *out, float *lse) {
     Attention op = {.query = {query, query_type, query_token, query_head}, .key = {key, key_type, key_token, key_head},
                     .value = {value, value_type, value_token, value_head}, .prompt_token = prompt_token,
-                    .row_token = row_token, .first_row = first_row, .prompts = prompts, .heads = heads,
-                    .key_heads = key_heads, .size = size, .last_only = last_only, .scaling = scaling, .out = out,
-                    .lse = lse};
+                    .own_token = own_token, .fed = fed, .row_fed = row_fed, .first_row = first_row,
+                    .prompts = prompts, .heads = heads, .key_heads = key_heads, .size = size, .without = without,
+                    .scaling = scaling, .out = out, .lse = lse};
     for_chunks(forward_task, &op, prompts * key_heads, work(&op));
 }
 
@@ -273,15 +281,16 @@ void shared_prefix_backward(const void *query, int64_t query_type, int64_t query
                             int64_t value_type, int64_t value_token, int64_t value_head, const void *gradient,
                             int64_t gradient_type, int64_t gradient_token, int64_t gradient_head, const void *output,
                             int64_t output_type, int64_t output_token, int64_t output_head,
-                            const int64_t *prompt_token, const int64_t *row_token, const int64_t *first_row,
-                            int64_t prompts, int64_t heads, int64_t key_heads, int64_t size, int64_t last_only,
-                            float scaling, float *lse, void *of_query, void *of_key, void *of_value) {
+                            const int64_t *prompt_token, const int64_t *own_token, const int64_t *fed,
+                            const int64_t *row_fed, const int64_t *first_row, int64_t prompts, int64_t heads,
+                            int64_t key_heads, int64_t size, int64_t without, float scaling, float *lse,
+                            void *of_query, void *of_key, void *of_value) {
     Attention op = {.query = {query, query_type, query_token, query_head}, .key = {key, key_type, key_token, key_head},
                     .value = {value, value_type, value_token, value_head},
                     .gradient = {gradient, gradient_type, gradient_token, gradient_head},
                     .output = {output, output_type, output_token, output_head}, .prompt_token = prompt_token,
-                    .row_token = row_token, .first_row = first_row, .prompts = prompts, .heads = heads,
-                    .key_heads = key_heads, .size = size, .last_only = last_only, .scaling = scaling, .lse = lse,
-                    .of_query = of_query, .of_key = of_key, .of_value = of_value};
+                    .own_token = own_token, .fed = fed, .row_fed = row_fed, .first_row = first_row,
+                    .prompts = prompts, .heads = heads, .key_heads = key_heads, .size = size, .without = without,
+                    .scaling = scaling, .lse = lse, .of_query = of_query, .of_key = of_key, .of_value = of_value};
     for_chunks(backward_task, &op, prompts * key_heads, work(&op));
 }

@@ -229,17 +229,21 @@ class DecoderPolicy(ABC):
         return self.output.legal_logp(hidden, token, self.trie.token[edge], exists)
 
     def logp(self, batch: PackedGroups) -> tuple[Tensor, Tensor]:
-        prompts, sizes = batch.prompts, batch.sizes
+        prompts, sizes, number = batch.prompts, batch.sizes, batch.distinct.number
         length = batch.fed.sum(1)
-        rows = PrefixRows(prompts.length, length, batch.prompt_of, sizes.rows)
         count, width = batch.tokens.shape
-        fed = runs(torch.arange(0, count * width, width, device=self.device), length, sum(sizes.rows.row))
-        ids = torch.cat([prompts.ids.flatten()[rows.prompts.index], batch.tokens.flatten()[fed]])
+
+        def places(width: int) -> Tensor:
+            """[F] of the fed tokens in an [N, width] table."""
+            return runs(torch.arange(0, count * width, width, device=self.device), length, sum(sizes.rows.row))
+
+        shared = number.flatten()[places(width - 1)] if width > 1 else None
+        rows = PrefixRows(prompts.length, length, batch.prompt_of, shared, sizes.rows)
+        own = batch.tokens.flatten()[places(width)[rows.first_use]]
+        ids = torch.cat([prompts.ids.flatten()[rows.prompts.index], own])
         states = self.hidden(ids, rows.positions, Packed(rows, self.ops))
         # What predicts a response token: the prompt's last state for the first, the token before for the others.
-        before = (length.cumsum(0) - length + len(prompts)).unsqueeze(1)
-        later = before + torch.arange(width - 1, device=self.device)
-        source = torch.cat([batch.prompt_of.unsqueeze(1), later], 1).flatten()
+        source = torch.cat([batch.prompt_of.unsqueeze(1), len(prompts) + number], 1).flatten()
         chosen = marked(batch.mask.flatten(), sum(sizes.chosen))
         among = prompts.among(self.trie) if self.space == "legal" else None
         value, spread = self.response_logp(

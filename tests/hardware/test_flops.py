@@ -57,19 +57,21 @@ def packed(policy: TransformersPolicy) -> PackedGroups:
     return pack_active(signal, policy.ops)
 
 
-def test_a_shared_prompt_is_what_the_engine_packs() -> None:
+def test_a_shared_prompt_is_what_the_engine_packs_of_responses_that_begin_apart() -> None:
     batch = packed(tiny_policy())
-    assert shared_prompt(PROMPT, len(batch), batch.sizes.rows.row[0]) == update_work(batch)
+    apart = replace(batch, tokens=batch.tokens + torch.arange(len(batch)).unsqueeze(1))
+    assert shared_prompt(PROMPT, len(apart), apart.sizes.rows.row[0]) == update_work(apart)
+    assert update_work(batch).tokens < update_work(apart).tokens
 
 
 def test_the_shared_prefix_update_costs_what_torch_counts() -> None:
     """The reference's attention computes squares: of the prompt, behind the mask as well and in the last layer too, and
-    of every response over all that it may see.
+    of every response over all that it may see, shared or not.
     """
     policy = tiny_policy(kernels=REFERENCE)
     batch = packed(policy)
     rows, fed = len(batch), batch.sizes.rows.row[0]
-    work = shared_prompt(PROMPT, rows, fed)
+    work = update_work(batch)
     squares = PROMPT**2 + rows * fed * (PROMPT + fed)
     products = Products.of(shape_of(policy.model.config.to_dict(), "tiny"))
     ours = TRAINING_PASSES * forward_flops(products, replace(work, pairs=squares, unread_pairs=0))

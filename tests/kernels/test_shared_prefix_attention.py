@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import ModuleType
 
 import pytest
@@ -33,25 +34,40 @@ def rows_of(prompts: list[int], responses: list[list[int]]) -> PrefixRows:
     return PrefixRows(torch.tensor(prompts), torch.tensor(lengths).long(), torch.tensor(prompt_of).long())
 
 
+def shared_rows_of(prompts: list[int], responses: list[list[str]]) -> PrefixRows:
+    """Lengths of prompts, and every response's fed tokens, a letter each; equal beginnings are one."""
+    distinct: dict[tuple[int, str], int] = {}
+    shared = [
+        distinct.setdefault((number, response[: end + 1]), len(distinct))
+        for number, group in enumerate(responses)
+        for response in group
+        for end in range(len(response))
+    ]
+    rows = rows_of(prompts, [[len(response) for response in group] for group in responses])
+    return replace(rows, shared=torch.tensor(shared).long())
+
+
 def states(rows: PrefixRows, heads: int, key_heads: int, size: int, dtype: torch.dtype) -> list[Tensor]:
     torch.manual_seed(0)
-    tokens = int(rows.prompt_length.sum() + rows.row_length.sum())
-    return [torch.randn(tokens, count, size).to(dtype).requires_grad_() for count in (heads, key_heads, key_heads)]
+    return [torch.randn(rows.count, count, size).to(dtype).requires_grad_() for count in (heads, key_heads, key_heads)]
 
 
 def run(op: ModuleType, inputs: list[Tensor], rows: PrefixRows, gradient: Tensor) -> list[Tensor]:
     """The output and all gradients."""
     out = op.shared_prefix_attention(*inputs, rows, scaling=0.3)
-    return [out.detach(), *torch.autograd.grad(out, inputs, gradient)]
+    return [out.detach(), *torch.autograd.grad(out, inputs, gradient, materialize_grads=True)]
 
 
 @st.composite
 def shapes(draw: st.DrawFn) -> tuple[PrefixRows, int, int, int]:
     prompts = draw(st.lists(st.integers(1, 70), min_size=1, max_size=4))
-    group = st.lists(st.integers(0, 5), max_size=5)
+    group = st.lists(st.text("ab", max_size=5), max_size=5)
     responses = draw(st.lists(group, min_size=len(prompts), max_size=len(prompts)))
     key_heads = draw(st.integers(1, 2))
-    return rows_of(prompts, responses), key_heads * draw(st.integers(1, 3)), key_heads, 2 * draw(st.integers(1, 20))
+    rows = shared_rows_of(prompts, responses)
+    if draw(st.booleans()):
+        rows = rows_of(prompts, [[len(response) for response in group] for group in responses])
+    return rows, key_heads * draw(st.integers(1, 3)), key_heads, 2 * draw(st.integers(1, 20))
 
 
 @settings(max_examples=40, deadline=None)
@@ -68,19 +84,21 @@ def test_values_and_gradients_are_those_of_the_definition(
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("prompts_ask", [True, False], ids=["last-and-responses", "responses"])
 @settings(max_examples=40, deadline=None)
 @given(drawn=shapes())
-def test_queries_of_what_is_read_alone_give_the_same(
-    kernel: ModuleType, drawn: tuple[PrefixRows, int, int, int]
+def test_queries_of_some_tokens_alone_give_the_same(
+    kernel: ModuleType, prompts_ask: bool, drawn: tuple[PrefixRows, int, int, int]
 ) -> None:
     rows, *sizes = drawn
     query, key, value = states(rows, *sizes, torch.float32)
-    read = query[rows.read].detach().requires_grad_()
-    gradient = torch.randn_like(read)
-    whole = torch.zeros_like(query).index_copy(0, rows.read, gradient)
+    asked = rows.read if prompts_ask else torch.arange(rows.prompts.count, rows.count)
+    some = query[asked].detach().requires_grad_()
+    gradient = torch.randn_like(some)
+    whole = torch.zeros_like(query).index_copy(0, asked, gradient)
     out, of_query, *of_keys = run(reference, [query, key, value], rows, whole)
     for found, expected in zip(
-        run(kernel, [read, key, value], rows, gradient), [out[rows.read], of_query[rows.read], *of_keys], strict=True
+        run(kernel, [some, key, value], rows, gradient), [out[asked], of_query[asked], *of_keys], strict=True
     ):
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
@@ -117,6 +135,20 @@ def test_the_definition_is_plain_causal_attention_of_unpacked_rows() -> None:
         plain = [part[tokens].transpose(0, 1)[None] for part in (query, key, value)]
         expected = F.scaled_dot_product_attention(*plain, is_causal=True, scale=0.3, enable_gqa=True)
         torch.testing.assert_close(out[tokens], expected[0].transpose(0, 1), atol=1e-5, rtol=1e-5)
+
+
+def test_shared_tokens_stand_for_all_that_begin_alike() -> None:
+    """What attention over responses with tokens of their own gives, where equal tokens have equal states."""
+    shared = shared_rows_of([3, 2], [["ab", "ac", "ab", "d"], ["aa", "a"]])
+    apart = rows_of([3, 2], [[2, 2, 2, 1], [2, 1]])
+    assert shared.count == 5 + 4 + 2
+    assert shared.sizes.own == [4, 2]
+    every = torch.cat([torch.arange(5), 5 + shared.own])  # of the tokens apart, the shared one that each is
+    inputs = states(shared, 4, 2, 8, torch.float32)
+    out = reference.shared_prefix_attention(*inputs, shared, scaling=0.3)
+    expected = reference.shared_prefix_attention(*(part[every] for part in inputs), apart, scaling=0.3)
+    torch.testing.assert_close(out[every], expected, atol=1e-6, rtol=1e-6)
+    assert torch.equal(shared.positions[every], apart.positions)
 
 
 def test_positions_of_responses_go_on_where_their_prompt_ends() -> None:
