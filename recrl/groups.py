@@ -296,11 +296,16 @@ class PackedGroups:
         return PackedSizes(RowSizes(prompt, rows, fed, own), chosen, own_seen)
 
     @property
+    def prompt_tokens(self) -> int:
+        """Tokens of the prompts alone."""
+        return sum(self.sizes.rows.prompt)
+
+    @property
     def effective_tokens(self) -> int:
         """Tokens that a forward pass computes: every prompt once, and every distinct beginning of its active responses
         up to their last tokens.
         """
-        return sum(self.sizes.rows.prompt) + sum(self.sizes.rows.own)
+        return self.prompt_tokens + sum(self.sizes.rows.own)
 
     @property
     def pairs(self) -> int:

@@ -112,8 +112,8 @@ def test_distinct_tokens_are_counted_as_sets_count_them(
     begun: dict[tuple[int, ...], int] = {}
     numbers = []
     for row, (prompt, count) in enumerate(zip(packed.prompt_of.tolist(), packed.sizes.rows.row, strict=True)):
-        for end in range(1, count + 1):
-            numbers.append(begun.setdefault((prompt, *packed.tokens[row, :end].tolist()), len(begun)))
+        tokens = packed.tokens[row].tolist()
+        numbers += [begun.setdefault((prompt, *tokens[:end]), len(begun)) for end in range(1, count + 1)]
     assert packed.distinct.number[packed.fed].tolist() == numbers
     assert packed.sizes.rows.own == [sum(key[0] == prompt for key in begun) for prompt in range(len(packed.prompts))]
     seen = sum(packed.sizes.rows.prompt[key[0]] + len(key) - 1 for key in begun)

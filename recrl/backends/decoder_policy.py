@@ -22,7 +22,7 @@ from recrl.groups import PackedGroups, PromptBatch
 from recrl.kernels.ops import Ops
 from recrl.kernels.places import marked, runs
 from recrl.kernels.shared_prefix_attention.rows import PrefixRows
-from recrl.models.shared_prefix import Extend, Layout, Packed, Prefill
+from recrl.models.shared_prefix import Continue, Extend, Layout, Packed, Prefill, ReadPrompts
 from recrl.sids.trie import Among, Trie
 
 LOGITS_AT_ONCE = 1 << 19
@@ -228,7 +228,7 @@ class DecoderPolicy(ABC):
         edge, exists = self.trie.edges(node, max(self.trie.fanout), among)
         return self.output.legal_logp(hidden, token, self.trie.token[edge], exists)
 
-    def logp(self, batch: PackedGroups) -> tuple[Tensor, Tensor]:
+    def logp(self, batch: PackedGroups, read: ReadPrompts | None = None) -> tuple[Tensor, Tensor]:
         prompts, sizes, number = batch.prompts, batch.sizes, batch.distinct.number
         length = batch.fed.sum(1)
         count, width = batch.tokens.shape
@@ -240,8 +240,13 @@ class DecoderPolicy(ABC):
         shared = number.flatten()[places(width - 1)] if width > 1 else None
         rows = PrefixRows(prompts.length, length, batch.prompt_of, shared, sizes.rows)
         own = batch.tokens.flatten()[places(width)[rows.first_use]]
-        ids = torch.cat([prompts.ids.flatten()[rows.prompts.index], own])
-        states = self.hidden(ids, rows.positions, Packed(rows, self.ops))
+        if read is None:
+            ids = torch.cat([prompts.ids.flatten()[rows.prompts.index], own])
+            states = self.hidden(ids, rows.positions, Packed(rows, self.ops))
+        else:
+            states = read.states
+            if len(own):
+                states = torch.cat([states, self.hidden(own, rows.own_positions, Continue(read, rows, self.ops))])
         # What predicts a response token: the prompt's last state for the first, the token before for the others.
         source = torch.cat([batch.prompt_of.unsqueeze(1), len(prompts) + number], 1).flatten()
         chosen = marked(batch.mask.flatten(), sum(sizes.chosen))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from recrl.groups import PackedGroups, PromptBatch
+from recrl.models.shared_prefix import ReadPrompts
 
 BeamState = Any
 """The prompts' keys and the beams' own paths; every engine has its own, opaque to its users."""
@@ -25,18 +26,13 @@ ReadTensor = Callable[[str], Slices]
 """Finds a whole tensor by its Hugging Face name."""
 
 
-class Policy(Protocol):
-    """A model that reads prompts and gives log-probabilities of tokens.
+class Decoding(Protocol):
+    """What a rollout asks of a model.
 
     Letters as in ``recrl.groups``; W beams or samples a prompt, C candidate tokens.
     """
 
     device: torch.device
-    token_budget: int
-
-    def logp(self, batch: PackedGroups) -> tuple[Tensor, Tensor]:
-        """[N, R] natural log-probabilities of the response tokens, and their entropies; carries the gradient."""
-        ...
 
     def prefill(self, prompts: PromptBatch) -> tuple[BeamState, Tensor]:
         """Read prompts once; a state, and [B, 1, H] hidden states that predict the first token."""
@@ -48,6 +44,21 @@ class Policy(Protocol):
 
     def candidate_logp(self, hidden: Tensor, candidates: Tensor, exists: Tensor) -> Tensor:
         """[B, W, H], [B, W, C] token ids and which of them exist -> [B, W, C] log-probabilities, -inf elsewhere."""
+        ...
+
+
+class Policy(Decoding, Protocol):
+    """A model that reads prompts and gives log-probabilities of tokens."""
+
+    token_budget: int
+
+    def logp(self, batch: PackedGroups, read: ReadPrompts | None = None) -> tuple[Tensor, Tensor]:
+        """[N, R] natural log-probabilities of the response tokens, and their entropies; carries the gradient.
+
+        Args:
+            read: the batch's prompts, where a prefill with these very weights has read them and kept its gradient: they
+                are not computed again.
+        """
         ...
 
     def parameters(self) -> Iterator[nn.Parameter]:

@@ -16,6 +16,7 @@ from recrl.bench.world import WorldSize, make_config, set_token_budget
 from recrl.components import Options, Part
 from recrl.config import RunConfig
 from recrl.groups import PackedGroups, PromptBatch, RolloutGroups, Signal, pack_active
+from recrl.models.shared_prefix import ReadPrompts
 from recrl.training.rl import Rl
 from recrl.training.run_folder import StageFolder
 
@@ -54,7 +55,7 @@ def unpacked(batch: PackedGroups) -> PackedGroups:
 
 
 class LayoutRl(Rl):
-    """A run in one of the two layouts.
+    """A run in one of the two layouts, whose updates read their prompts themselves.
 
     Attributes:
         layout: of log-probabilities and updates; the rollout is the same.
@@ -67,6 +68,10 @@ class LayoutRl(Rl):
         self.rollout_budget = self.update_budget = config.backend.token_budget
         self.method = replace(self.method, signal=FIRST_ROWS, signal_options=RowsOptions(active=active))
 
+    @property
+    def keeps_prompts(self) -> bool:
+        return False
+
     def rollout(self, prompts: PromptBatch, seed: int) -> RolloutGroups:
         set_token_budget(self, self.rollout_budget)
         return super().rollout(prompts, seed)
@@ -75,9 +80,9 @@ class LayoutRl(Rl):
         set_token_budget(self, self.update_budget)
         return super().with_logps(self.lay_out(batch))
 
-    def update(self, batch: PackedGroups) -> dict[str, float]:
+    def update(self, batch: PackedGroups, read: ReadPrompts | None = None) -> dict[str, float]:
         set_token_budget(self, self.update_budget)
-        return super().update(batch)
+        return super().update(batch, read)
 
     def lay_out(self, batch: PackedGroups) -> PackedGroups:
         """Rows as ``pack_active`` gives them, in this run's layout."""

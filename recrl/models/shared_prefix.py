@@ -8,6 +8,8 @@ travels with the call and says who attends to whom:
 - ``Packed``: prompts and, behind all of them, their responses (SFT rows, log-probs, updates).
 - ``Prefill``: prompts alone; their keys and values stay for ``Extend`` (rollout).
 - ``Extend``: one new token for every beam, over the prompt's keys and the beam's own path (rollout).
+- ``Continue``: responses behind prompts that a prefill has read, whose keys and values carry their gradient (an update
+  right behind its rollout).
 
 A layout may say that not all states are read. The last layer then needs queries, and all that comes behind attention,
 of the read tokens alone; layers that know how (``fused``) leave the others out.
@@ -19,6 +21,7 @@ prompt, K own tokens of a beam, H query heads, J key heads, D head size.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -26,6 +29,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from recrl.kernels.ops import Ops
+from recrl.kernels.places import runs, take
 from recrl.kernels.shared_prefix_attention.rows import PrefixRows
 
 ATTENTION = "recrl"
@@ -82,6 +86,58 @@ class Prefill:
         self.keys.append(self.rows.prompts.padded(key).transpose(1, 2))
         self.values.append(self.rows.prompts.padded(value).transpose(1, 2))
         return self.ops.shared_prefix_attention(query, key, value, self.rows, scaling=scaling)
+
+
+@dataclass(frozen=True)
+class ReadPrompts:
+    """Prompts that a prefill has read, with the gradient to what made their states.
+
+    Attributes:
+        last: [prefill's prompts, hidden size] their last states.
+        chosen: [B] which of the prefill's prompts they are, ascending; None for all.
+    """
+
+    prefill: Prefill
+    last: Tensor
+    chosen: Tensor | None = None
+
+    @property
+    def states(self) -> Tensor:
+        """[B, hidden size]."""
+        return self.last if self.chosen is None else take(self.last, self.chosen)
+
+
+@dataclass(frozen=True)
+class Continue:
+    """Responses alone, behind prompts that have been read."""
+
+    prompts: ReadPrompts
+    rows: PrefixRows
+    ops: Ops
+
+    @property
+    def read(self) -> None:
+        return None
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        prefill = self.prompts.prefill
+        key = torch.cat([self._flat(prefill.keys[layer]), key])
+        value = torch.cat([self._flat(prefill.values[layer]), value])
+        return self.ops.shared_prefix_attention(query, key, value, self.rows, scaling=scaling)
+
+    def _flat(self, grid: Tensor) -> Tensor:
+        """[B, J, P, D] of the prefill -> the prompts' tokens, [tokens, J, D]."""
+        states = self.prompts.prefill.rows.prompts.flat(grid.transpose(1, 2))
+        return states if self._tokens is None else take(states, self._tokens)
+
+    @cached_property
+    def _tokens(self) -> Tensor | None:
+        """The chosen prompts' places in the prefill's flat row."""
+        if self.prompts.chosen is None:
+            return None
+        length = self.prompts.prefill.rows.prompt_length
+        start = (length.cumsum(0) - length)[self.prompts.chosen]
+        return runs(start, self.rows.prompt_length, self.rows.prompts.count)
 
 
 @dataclass

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from recrl.backends.policy import Policy
+from recrl.backends.policy import Decoding
 from recrl.components import Options
 from recrl.groups import PromptBatch, RolloutGroups, Targets
 from recrl.seeding import seed_of
@@ -52,7 +52,7 @@ class RolloutContext:
         first: place of the first prompt among all of the step.
     """
 
-    policy: Policy
+    policy: Decoding
     trie: Trie
     codes: Tensor
     seed: int

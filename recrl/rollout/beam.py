@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from recrl.backends.policy import Policy
+from recrl.backends.policy import Decoding
 from recrl.components import Part
 from recrl.groups import PromptBatch, RolloutGroups
 from recrl.rollout.base import RolloutContext, RolloutOptions
@@ -36,7 +36,7 @@ class _Beams:
         return self.walk.is_open(trie) & (self.score > float("-inf"))
 
 
-def beam_search(policy: Policy, trie: Trie, prompts: PromptBatch, width: int, slate_size: int = 1) -> Responses:
+def beam_search(policy: Decoding, trie: Trie, prompts: PromptBatch, width: int, slate_size: int = 1) -> Responses:
     """The ``width`` best legal responses to every prompt, best first; fewer where fewer are legal.
 
     Only beams that are still open are computed. Ties go to the lower open beam, then to the lower token, then to beams
@@ -71,7 +71,7 @@ def _advance(
     among: Among | None,
     beams: _Beams,
     opened: Tensor,
-    policy: Policy,
+    policy: Decoding,
     hidden: Tensor,
     fanout: int,
     width: int,

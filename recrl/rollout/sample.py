@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from recrl.backends.policy import Policy
+from recrl.backends.policy import Decoding
 from recrl.components import Part
 from recrl.groups import PromptBatch, RolloutGroups
 from recrl.rollout.base import RolloutContext, RolloutOptions, generators
@@ -22,7 +22,7 @@ class SampleOptions(RolloutOptions):
 
 
 def sample(
-    policy: Policy, trie: Trie, prompts: PromptBatch, options: SampleOptions, seed: int, first: int = 0
+    policy: Decoding, trie: Trie, prompts: PromptBatch, options: SampleOptions, seed: int, first: int = 0
 ) -> Responses:
     """Draw responses; the log-probabilities that come back are the policy's own, at temperature 1.
 

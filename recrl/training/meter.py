@@ -76,10 +76,14 @@ class Meter:
         synchronize(self._device)
         self._seconds[phase] += time.perf_counter() - begin
 
-    def count(self, work: Work, *, passes: int = TRAINING_PASSES) -> None:
-        """Count what the actor computed: ``work`` in every one of so many forward passes."""
+    def count(self, work: Work, *, passes: int = TRAINING_PASSES, spared: Work | None = None) -> None:
+        """Count what the actor computed: ``work`` in every one of so many forward passes, but for what the first of
+        them was spared.
+        """
         self._tokens += work.tokens
         self._flops += passes * forward_flops(self._products, work)
+        if spared:
+            self._flops -= forward_flops(self._products, spared)
 
     def take(self, phase: str) -> dict[str, float]:
         """The figures since the last call; MFU is of the seconds in ``phase``, over the measured peak."""
@@ -93,6 +97,13 @@ class Meter:
         self._seconds.clear()
         self._flops, self._tokens = 0.0, 0
         return values
+
+
+def read_work(batch: PackedGroups) -> Work:
+    """What of ``update_work`` a prefill computes, whose last states the head does not see."""
+    tokens, rows = batch.prompt_tokens, batch.sizes.rows
+    pairs = sum(length * (length + 1) // 2 for length in rows.prompt)
+    return Work(tokens, pairs, 0, tokens - len(rows.prompt), batch.unread_pairs)
 
 
 def update_work(batch: PackedGroups) -> Work:

@@ -18,6 +18,7 @@ from torch import Tensor
 from recrl.backends.decoder_policy import DecoderPolicy
 from recrl.config import RunConfig
 from recrl.groups import PackedGroups, PromptBatch, RolloutGroups, Signal, pack_active, slate_entropy
+from recrl.models.shared_prefix import ReadPrompts
 from recrl.objectives.base import ObjectiveInputs, log_ratio
 from recrl.rollout.base import RolloutContext, join_groups, split_prompts, to_device
 from recrl.seeding import seed_of
@@ -26,8 +27,9 @@ from recrl.training import checkpoint, feedback
 from recrl.training.ahead import Ahead
 from recrl.training.group_health import group_health, unequal
 from recrl.training.in_step import in_step
+from recrl.training.kept_prompts import KeptPrompts
 from recrl.training.launch import Position, Report, launch
-from recrl.training.meter import make_meter, update_work
+from recrl.training.meter import make_meter, read_work, update_work
 from recrl.training.method import Method
 from recrl.training.optimizer import AdamW, cosine_lr
 from recrl.training.reward_context import reward_context, text_vectors
@@ -65,17 +67,25 @@ class Rl:
         self.next_prompts = Ahead(self.prompts.batch)
         self.reward_context = reward_context(self.world)
         self.text_vectors = text_vectors(self.world, config.run.seed)
+        self.kept: KeptPrompts | None = None  # of the last rollout
 
     @property
     def single_step(self) -> bool:
         """One optimiser step a rollout: the old log-probability is the new one, detached."""
         return self.config.rl.epochs * self.config.rl.mini_batches == 1
 
+    @property
+    def keeps_prompts(self) -> bool:
+        """The update may go on from what the rollout has read: with the same weights, on the same rank."""
+        return self.single_step and self.ranks.data_size == 1 and self.policy.replicated
+
     def rollout(self, prompts: PromptBatch, seed: int) -> RolloutGroups:
         """Groups of all prompts: this rank's in parts of at most the token budget, then those of all ranks."""
         mine, first = self.own_prompts(prompts)
         parts = split_prompts(mine, self.config.backend.token_budget, self.method.rollout_options.group_size)
-        policy, world, steps = self.policy, self.world, self.config.rl.steps
+        world, steps = self.world, self.config.rl.steps
+        self.kept = KeptPrompts(self.policy) if self.keeps_prompts and len(parts) == 1 else None
+        policy = self.kept or self.policy
 
         def part(rows: Tensor) -> RolloutGroups:
             context = RolloutContext(
@@ -84,7 +94,7 @@ class Rl:
             groups: RolloutGroups = self.method.rollout.run(mine.select(rows), self.method.rollout_options, context)
             return groups
 
-        with torch.no_grad(), policy.gathered():
+        with torch.no_grad(), self.policy.gathered():
             made = [part(rows) for rows in parts]
         return join_groups(self.gathered(made))
 
@@ -145,11 +155,18 @@ class Rl:
                 self.keep_best(signal)
                 batch = pack_active(signal, self.policy.ops, self.observed(signal.groups))
             values = group_health(groups, signal, rewards, weights)
+            read = self.read_prompts(signal, batch)
             if len(batch):
                 batch = self.with_logps(batch)
                 with meter.time("update_actor"):
-                    values |= self.update(batch)
+                    values |= self.update(batch, read)
         return values | meter.take("update_actor")
+
+    def read_prompts(self, signal: Signal, batch: PackedGroups) -> ReadPrompts | None:
+        """What the rollout has read of the batch's prompts, for an update in one micro-batch; it is kept no longer."""
+        kept, self.kept = self.kept, None
+        fits = batch.effective_tokens <= self.config.backend.token_budget
+        return kept.of(signal, batch) if kept and len(batch) and fits else None
 
     def keep_best(self, signal: Signal) -> None:
         """Leave the step's best responses to a later SFT."""
@@ -197,8 +214,8 @@ class Rl:
         share = self.ranks.share(batch.tokens_of_prompts)
         return batch.part(share.start, share.stop)
 
-    def update(self, batch: PackedGroups) -> dict[str, float]:
-        """The optimiser steps on one rollout."""
+    def update(self, batch: PackedGroups, read: ReadPrompts | None = None) -> dict[str, float]:
+        """The optimiser steps on one rollout; the first of them is the only one where ``read`` is given."""
         options = self.config.rl
         totals: dict[str, float] = {}
         norms, losses = [], []
@@ -206,7 +223,7 @@ class Rl:
             for number, rows in enumerate(self.mini_batches(len(batch.prompts), epoch)):
                 lr = self.lr(epoch * options.mini_batches + number)
                 self.optimizer.set_lr(lr)
-                loss, report = self.backward(batch.select(rows))
+                loss, report = self.backward(batch.select(rows), read)
                 norms.append(self.optimizer.clip(options.clip_grad, self.at.step))
                 self.optimizer.step()
                 self.optimizer.zero_grad()
@@ -237,15 +254,19 @@ class Rl:
         parts = order.tensor_split(self.config.rl.mini_batches)
         return [part.sort().values.to(self.world.device) for part in parts if len(part)]
 
-    def backward(self, mini: PackedGroups) -> tuple[float, dict[str, float]]:
-        """Gradient of one optimiser step, whatever the micro-batches; the loss, and sums over tokens."""
+    def backward(self, mini: PackedGroups, read: ReadPrompts | None = None) -> tuple[float, dict[str, float]]:
+        """Gradient of one optimiser step, whatever the micro-batches; the loss, and sums over tokens.
+
+        Args:
+            read: the prompts, all in one micro-batch.
+        """
         objective, options = self.method.objective, self.method.objective_options
         units = float(objective.units(mini, options))
         state = self.objective_state | self.adapted(mini)
         sums: dict[str, Tensor] = {}
         own = self.own_rows(mini).micro_batches(self.config.backend.token_budget)
         for micro, counts in in_step(self.policy, self.ranks, own, lambda: mini.part(0, 1)):
-            logp, entropy = self.policy.logp(micro)
+            logp, entropy = self.policy.logp(micro, read)
             inputs = ObjectiveInputs.of(micro, logp, self.policy.ops, state)
             total, report = objective.run(logp, inputs, options)
             (total * (counts / units)).backward()
@@ -253,11 +274,11 @@ class Rl:
                 continue
             for name, value in {**report, "entropy": entropy.sum(), "loss": total.detach()}.items():
                 sums[name] = sums[name] + value.double() if name in sums else value.double()
-        self.meter.count(update_work(mini))
+        self.meter.count(update_work(mini), spared=read_work(mini) if read else None)
         self.optimizer.add_gradients()
         # Read once, when all is computed: each reading waits for the device.
-        read = dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True)) if sums else {}
-        total_of = added(self.ranks.gather(read))
+        found = dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True)) if sums else {}
+        total_of = added(self.ranks.gather(found))
         return total_of.pop("loss") / units, total_of
 
     def adapted(self, mini: PackedGroups) -> dict[str, float]:

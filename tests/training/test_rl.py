@@ -26,6 +26,7 @@ from recrl.training.run_folder import StageFolder
 from recrl.training.validation import Progress, Validation
 
 KL = {"objective": {"kind": "grpo", "kl_beta": 0.1}}
+ALL_GROUPS = {"kind": "group_zscore", "drop_flat": False}
 SEVERAL = {"epochs": 2, "mini_batches": 2}
 
 
@@ -119,6 +120,45 @@ def test_skipping_the_old_log_probability_changes_nothing(world: Path, trained: 
     torch.testing.assert_close(gradients[0][1], gradients[1][1], atol=1e-6, rtol=1e-4)
 
 
+def test_an_update_goes_on_from_the_prompts_that_its_rollout_read(
+    world: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for number, options in enumerate(({}, {}, {"token_budget": 64})):
+        config = rl_config(world, trained, tmp_path / str(number), signal=ALL_GROUPS)
+        config = config.model_copy(update={"backend": config.backend.model_copy(update=options)})
+        rl = Rl(config, StageFolder(config.folder / "rl"))
+        given = []
+        backward = rl.backward
+
+        def spied(
+            mini: PackedGroups, read: Any, given: list[Any] = given, backward: Any = backward
+        ) -> tuple[float, dict[str, float]]:
+            given.append(read is not None)
+            loss: tuple[float, dict[str, float]] = backward(mini, read)
+            return loss
+
+        monkeypatch.setattr(rl, "backward", spied)
+        if number == 1:
+            monkeypatch.setattr(Rl, "keeps_prompts", False)
+        gradients = Gradients(rl, monkeypatch)
+        values = rl.step()
+        monkeypatch.undo()
+        found.append((given, gradients.seen[0], values["actor/loss"], values["actor/entropy"]))
+        assert rl.kept is None  # the graph lives no longer than its step
+    assert [given for given, *_ in found] == [[True], [False], [False]]
+    for _, gradient, loss, entropy in found[1:]:
+        torch.testing.assert_close(gradient, found[0][1], atol=1e-6, rtol=1e-4)
+        assert (loss, entropy) == pytest.approx(found[0][2:], abs=1e-6)
+
+
+def test_several_optimiser_steps_a_rollout_read_their_prompts_themselves(
+    world: Path, trained: Path, tmp_path: Path
+) -> None:
+    assert rl_of(world, trained, tmp_path).keeps_prompts
+    assert not rl_of(world, trained, tmp_path, **SEVERAL).keeps_prompts
+
+
 def test_any_token_budget_gives_the_same_gradient_and_log_probabilities(
     world: Path, trained: Path, tmp_path: Path
 ) -> None:
@@ -147,7 +187,8 @@ def test_several_optimiser_steps_a_rollout_keep_its_log_probabilities(
     seen: list[Tensor] = []
     backward = rl.backward
 
-    def watched(mini: PackedGroups) -> Any:
+    def watched(mini: PackedGroups, read: Any = None) -> Any:
+        assert read is None  # the weights move between the optimiser steps
         assert mini.logp_old is not None
         seen.append(mini.logp_old)
         return backward(mini)
