@@ -23,3 +23,19 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     wide = x.float()
     inverse = torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
     return (wide * inverse * weight.float()).to(x.dtype)
+
+
+def add_rms_norm(x: Tensor, added: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """What a residual stream becomes, and the norm of it that the next block reads.
+
+    Args:
+        x: [..., H] the stream.
+        added: [..., H] what the block before adds to it; None where ``x`` has it already.
+        weight: [H].
+        eps: added to the mean square.
+
+    Returns:
+        The sum and its ``rms_norm``, both [..., H] in the dtype that torch gives a sum of the two.
+    """
+    total = x if added is None else x + added
+    return total, rms_norm(total, weight, eps)

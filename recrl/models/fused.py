@@ -32,23 +32,28 @@ OPS = ("rms_norm", "swiglu", "norm_rotary")
 
 
 class _Fused(nn.Module):
-    """A module that calls an op, which it holds under the op's name."""
+    """A module that calls a function of an op, which it holds under the function's name."""
 
     op: ClassVar[str]
+    function: ClassVar[str]
 
 
 class _RmsNorm(_Fused):
-    op = "rms_norm"
-    rms_norm: Callable[..., Tensor]
+    op, function = "rms_norm", "add_rms_norm"
+    add_rms_norm: Callable[..., tuple[Tensor, Tensor]]
     variance_epsilon: float
     weight: Tensor
 
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        return self.rms_norm(hidden_states, self.weight, self.variance_epsilon)
+    def forward(
+        self, hidden_states: Tensor, added: Tensor | None = None, *, keep: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """[..., hidden] -> the norm of it, ``added`` included; with ``keep`` what was normed, and the norm."""
+        pair = self.add_rms_norm(hidden_states, added, self.weight, self.variance_epsilon)
+        return pair if keep else pair[1]
 
 
 class _Mlp(_Fused):
-    op = "swiglu"
+    op = function = "swiglu"
     swiglu: Callable[..., Tensor]
     gate_proj: Callable[[Tensor], Tensor]
     up_proj: Callable[[Tensor], Tensor]
@@ -59,7 +64,7 @@ class _Mlp(_Fused):
 
 
 class _Attention(_Fused):
-    op = "norm_rotary"
+    op = function = "norm_rotary"
     norm_rotary: Callable[..., Tensor]
     config: Any
     head_dim: int
@@ -116,20 +121,24 @@ class _Attention(_Fused):
         return self.norm_rotary(heads, weight, *position_embeddings, eps)
 
 
-class _LastLayer(nn.Module):
-    """A decoder's last layer: where the layout names the tokens that are read, the others get keys and values alone."""
+class _Layer(nn.Module):
+    """A decoder's layer. In the last one, tokens that the layout does not name as read get keys and values alone."""
 
-    input_layernorm: Callable[[Tensor], Tensor]
+    is_last = False
+    input_layernorm: Any
     self_attn: Any
-    post_attention_layernorm: Callable[[Tensor], Tensor]
+    post_attention_layernorm: Any
     mlp: Any
 
     def forward(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
         """[B, S, hidden] -> the same, or [1, R, hidden] of the tokens that are read; as transformers' own forward."""
-        read: Tensor | None = getattr(kwargs.get("layout"), "read", None)
-        added, _ = self.self_attn(hidden_states=self.input_layernorm(hidden_states), read=read, **kwargs)
-        hidden_states = (hidden_states if read is None else _taken(hidden_states, read)) + added
-        out: Tensor = hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
+        read: Tensor | None = getattr(kwargs.get("layout"), "read", None) if self.is_last else None
+        hidden_states, normed = self.input_layernorm(hidden_states, keep=True)
+        added, _ = self.self_attn(hidden_states=normed, read=read, **kwargs)
+        if read is not None:
+            hidden_states = _taken(hidden_states, read)
+        hidden_states, normed = self.post_attention_layernorm(hidden_states, added, keep=True)
+        out: Tensor = hidden_states + self.mlp(normed)
         return out
 
 
@@ -175,22 +184,22 @@ class FusedLlamaAttention(_Attention, llama.LlamaAttention):  # type: ignore[mis
     pass
 
 
-class FusedQwen3LastLayer(_LastLayer, qwen3.Qwen3DecoderLayer):  # type: ignore[misc]
+class FusedQwen3Layer(_Layer, qwen3.Qwen3DecoderLayer):  # type: ignore[misc]
     pass
 
 
-class FusedQwen2LastLayer(_LastLayer, qwen2.Qwen2DecoderLayer):  # type: ignore[misc]
+class FusedQwen2Layer(_Layer, qwen2.Qwen2DecoderLayer):  # type: ignore[misc]
     pass
 
 
-class FusedLlamaLastLayer(_LastLayer, llama.LlamaDecoderLayer):  # type: ignore[misc]
+class FusedLlamaLayer(_Layer, llama.LlamaDecoderLayer):  # type: ignore[misc]
     pass
 
 
-LAST_LAYER: dict[type[nn.Module], type[_LastLayer]] = {
-    qwen3.Qwen3DecoderLayer: FusedQwen3LastLayer,
-    qwen2.Qwen2DecoderLayer: FusedQwen2LastLayer,
-    llama.LlamaDecoderLayer: FusedLlamaLastLayer,
+LAYERS: dict[type[nn.Module], type[_Layer]] = {
+    qwen3.Qwen3DecoderLayer: FusedQwen3Layer,
+    qwen2.Qwen2DecoderLayer: FusedQwen2Layer,
+    llama.LlamaDecoderLayer: FusedLlamaLayer,
 }
 
 FUSED: dict[type[nn.Module], type[_Fused]] = {
@@ -221,26 +230,28 @@ def fuse(model: PreTrainedModel, kernels: Mapping[str, ModuleType]) -> None:
             logger.info("%s: its activation is no SiLU; left as it is", type(module).__name__)
             continue
         module.__class__ = fused
-        setattr(module, fused.op, getattr(kernels[fused.op], fused.op))
+        setattr(module, fused.function, getattr(kernels[fused.op], fused.function))
         counts[fused.op] += 1
-    _cut_last_layer(model)
+    _fuse_layers(model)
     if counts:
         logger.info("%s computes through %s", type(model).__name__, ", ".join(f"{n} {op}" for op, n in counts.items()))
     else:
         logger.info("%s has no layer that the fused ops know; left as it is", type(model).__name__)
 
 
-def _cut_last_layer(model: PreTrainedModel) -> None:
-    """Let the last layer leave out what is not read; of a layer that is not in the table, nothing changes."""
-    layers = [module for module in model.modules() if isinstance(module, tuple(LAST_LAYER))]  # cut ones as well
-    last: Any = layers[-1] if layers else None
-    if type(last) in LAST_LAYER and isinstance(last.self_attn, _Attention):
-        last.__class__ = LAST_LAYER[type(last)]
+def _fuse_layers(model: PreTrainedModel) -> None:
+    """Let the layers add and norm at once, and the last one leave out what is not read."""
+    for module in model.modules():
+        if type(module) in LAYERS:
+            module.__class__ = LAYERS[type(module)]
+    layers = [module for module in model.modules() if isinstance(module, _Layer)]
+    if layers:
+        layers[-1].is_last = True
 
 
 def weights_left_out(model: PreTrainedModel) -> int:
     """Weights of the last layer that tokens which are not read do not pass; 0 where it computes all of them."""
-    last = next((module for module in model.modules() if isinstance(module, _LastLayer)), None)
+    last = next((module for module in model.modules() if isinstance(module, _Layer) and module.is_last), None)
     if last is None:
         return 0
     parts = [last.self_attn.q_proj, last.self_attn.o_proj, last.mlp]

@@ -59,6 +59,44 @@ def test_it_agrees_with_the_definition(kernel: ModuleType, rows: int, width: int
         torch.testing.assert_close(value, expected, atol=tolerance * max(1.0, scale), rtol=tolerance)
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    rows=st.integers(0, 150),
+    width=st.integers(1, 70),
+    seed=st.integers(0, 99),
+    types=st.tuples(*[st.sampled_from([torch.float32, torch.bfloat16])] * 2),
+    adds=st.booleans(),
+)
+def test_a_sum_and_its_norm_agree_with_the_definition(
+    kernel: ModuleType, rows: int, width: int, seed: int, types: tuple[torch.dtype, torch.dtype], adds: bool
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    inputs = [torch.randn(rows, width, generator=generator).to(dtype) for dtype in types[: 1 + adds]]
+    inputs.append(torch.randn(width, generator=generator))
+    beside, gradient = (torch.randn(rows, width, generator=generator) for _ in range(2))
+    found = []
+    for op in (kernel, reference):
+        leaves = [value.clone().requires_grad_() for value in inputs]
+        total, out = op.add_rms_norm(leaves[0], leaves[1] if adds else None, leaves[-1], 1e-6)
+        weights = [beside.to(total.dtype), gradient.to(out.dtype)]
+        found.append([total, out, *torch.autograd.grad((total, out), leaves, weights)])
+        with torch.no_grad():
+            again = op.add_rms_norm(leaves[0], leaves[1] if adds else None, leaves[-1], 1e-6)
+        assert all(map(torch.equal, again, (total, out)))
+    tolerance = 1e-5 if torch.bfloat16 not in types[: 1 + adds] else 3e-2
+    for value, expected in zip(*found, strict=True):
+        assert value.dtype == expected.dtype
+        scale = float(expected.detach().abs().max()) if expected.numel() else 0.0
+        torch.testing.assert_close(value, expected, atol=tolerance * max(1.0, scale), rtol=tolerance)
+
+
+def test_a_sum_that_is_read_alone_gives_its_gradient_on(kernel: ModuleType) -> None:
+    x, added = torch.randn(2, 3, requires_grad=True), torch.randn(2, 3, requires_grad=True)
+    total, _ = kernel.add_rms_norm(x, added, torch.ones(3, requires_grad=True), 1e-6)
+    for gradient in torch.autograd.grad(total.sum(), (x, added)):
+        assert torch.equal(gradient, torch.ones(2, 3))
+
+
 def test_the_gradient_is_that_of_differences(kernel: ModuleType) -> None:
     torch.manual_seed(0)
     x, weight, gradient = torch.randn(5, 6), torch.randn(6), torch.randn(5, 6)
