@@ -17,24 +17,31 @@ def norm_rotary(x: Tensor, weight: Tensor | None, cos: Tensor, sin: Tensor, eps:
     assert cos.dtype == sin.dtype
     assert cos.shape == sin.shape == (cos.shape[0], x.shape[1], x.shape[3])
     assert cos.shape[0] in (1, x.shape[0])
+    x, cos, sin = _heads(x), cos.contiguous(), sin.contiguous()
+    weight = None if weight is None else weight.contiguous()
+    if not torch.is_grad_enabled():
+        return _turned(x, weight, cos, sin, eps, None)
     out: Tensor = _NormRotary.apply(x, weight, cos, sin, eps)  # type: ignore[no-untyped-call]
+    return out
+
+
+def _turned(x: Tensor, weight: Tensor | None, cos: Tensor, sin: Tensor, eps: float, inverse: Tensor | None) -> Tensor:
+    """The op; 1 / rms of every head goes to ``inverse``."""
+    batch, tokens, heads, size = x.shape
+    out = x.new_empty(x.shape)
+    sizes = (batch * tokens, tokens, heads, size)
+    call(
+        "norm_rotary_forward",
+        *(x, kind(x), *x.stride()[:3], weight, kind(weight), *_angles(cos, sin), *sizes, eps, out, inverse),
+    )
     return out
 
 
 class _NormRotary(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor | None, cos: Tensor, sin: Tensor, eps: float) -> Tensor:
-        x, cos, sin = _heads(x), cos.contiguous(), sin.contiguous()
-        weight = None if weight is None else weight.contiguous()
-        batch, tokens, heads, size = x.shape
-        out = x.new_empty(x.shape)
-        inverse = None if weight is None else x.new_empty(batch * tokens * heads, dtype=torch.float32)
-        angles = _angles(cos, sin)
-        sizes = (batch * tokens, tokens, heads, size)
-        call(
-            "norm_rotary_forward",
-            *(x, kind(x), *x.stride()[:3], weight, kind(weight), *angles, *sizes, eps, out, inverse),
-        )
+        inverse = None if weight is None else x.new_empty(x.shape[:3], dtype=torch.float32)
+        out = _turned(x, weight, cos, sin, eps, inverse)
         ctx.save_for_backward(x, weight, cos, sin, inverse)
         return out
 

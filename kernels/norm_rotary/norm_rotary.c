@@ -14,7 +14,7 @@ typedef struct {
     Heads x, gradient;                  /* gradient: of the output */
     const void *weight, *cosine, *sine; /* [D], NULL for no norm; [B, S, D], or [1, S, D] for all rows */
     void *out;                          /* [B, S, H, D] the output, or x's gradient */
-    float *inverse, *partials;          /* [B, S, H] 1 / rms; [chunks, D] the weight's gradient */
+    float *inverse, *partials;          /* [B, S, H] 1 / rms, NULL if not wanted; [chunks, D] the weight's gradient */
     int64_t weight_type, angle_type, angles_of_batch, rows, tokens, heads, size; /* rows: B * S */
     float eps;
 } NormRotary;
@@ -61,7 +61,9 @@ static void forward_head(const NormRotary *op, const Scratch *scratch, int64_t r
 #pragma omp simd reduction(+ : squares)
         for (int64_t i = 0; i < size; i++)
             squares += x[i] * x[i];
-        inverse = op->inverse[number] = 1 / sqrtf(squares / (float)size + op->eps);
+        inverse = 1 / sqrtf(squares / (float)size + op->eps);
+        if (op->inverse)
+            op->inverse[number] = inverse;
     }
 #pragma omp simd
     for (int64_t i = 0; i < half; i++) {

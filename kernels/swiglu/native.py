@@ -15,7 +15,15 @@ def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     """See ``reference.swiglu``."""
     assert gate.dtype == up.dtype
     assert gate.shape == up.shape
+    if not torch.is_grad_enabled():
+        return _gated(gate.contiguous(), up.contiguous())
     out: Tensor = _Swiglu.apply(gate, up)  # type: ignore[no-untyped-call]
+    return out
+
+
+def _gated(gate: Tensor, up: Tensor) -> Tensor:
+    out = torch.empty_like(gate)
+    call("swiglu_forward", gate, up, kind(gate), gate.numel(), out)
     return out
 
 
@@ -23,10 +31,8 @@ class _Swiglu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
         gate, up = gate.contiguous(), up.contiguous()
-        out = torch.empty_like(gate)
-        call("swiglu_forward", gate, up, kind(gate), gate.numel(), out)
         ctx.save_for_backward(gate, up)
-        return out
+        return _gated(gate, up)
 
     @staticmethod
     @once_differentiable
