@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 from recrl.kernels.native import call, kind
 
 
-def norm_rotary(x: Tensor, weight: Tensor | None, cos: Tensor, sin: Tensor, eps: float) -> Tensor:
+def norm_rotary(x: Tensor, weight: Tensor | None, cos: Tensor, sin: Tensor, eps: float, reuse: bool = False) -> Tensor:
     """See ``reference.norm_rotary``."""
     assert x.shape[3] % 2 == 0
     assert cos.dtype == sin.dtype
@@ -20,15 +20,17 @@ def norm_rotary(x: Tensor, weight: Tensor | None, cos: Tensor, sin: Tensor, eps:
     x, cos, sin = _heads(x), cos.contiguous(), sin.contiguous()
     weight = None if weight is None else weight.contiguous()
     if not torch.is_grad_enabled():
-        return _turned(x, weight, cos, sin, eps, None)
+        room = x if reuse and x.is_contiguous() else x.new_empty(x.shape)
+        return _turned(x, weight, cos, sin, eps, room, None)
     out: Tensor = _NormRotary.apply(x, weight, cos, sin, eps)  # type: ignore[no-untyped-call]
     return out
 
 
-def _turned(x: Tensor, weight: Tensor | None, cos: Tensor, sin: Tensor, eps: float, inverse: Tensor | None) -> Tensor:
-    """The op; 1 / rms of every head goes to ``inverse``."""
+def _turned(
+    x: Tensor, weight: Tensor | None, cos: Tensor, sin: Tensor, eps: float, out: Tensor, inverse: Tensor | None
+) -> Tensor:
+    """The op, into ``out``, which may be ``x``; 1 / rms of every head goes to ``inverse``."""
     batch, tokens, heads, size = x.shape
-    out = x.new_empty(x.shape)
     sizes = (batch * tokens, tokens, heads, size)
     call(
         "norm_rotary_forward",
@@ -41,7 +43,7 @@ class _NormRotary(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor | None, cos: Tensor, sin: Tensor, eps: float) -> Tensor:
         inverse = None if weight is None else x.new_empty(x.shape[:3], dtype=torch.float32)
-        out = _turned(x, weight, cos, sin, eps, inverse)
+        out = _turned(x, weight, cos, sin, eps, x.new_empty(x.shape), inverse)
         ctx.save_for_backward(x, weight, cos, sin, inverse)
         return out
 

@@ -11,7 +11,14 @@ from torch import Tensor
 from recrl.kernels.rms_norm.reference import rms_norm
 
 
-def norm_rotary(x: Tensor, weight: Tensor | None, cos: Tensor, sin: Tensor, eps: float) -> Tensor:
+def norm_rotary(
+    x: Tensor,
+    weight: Tensor | None,
+    cos: Tensor,
+    sin: Tensor,
+    eps: float,
+    reuse: bool = False,  # noqa: ARG001
+) -> Tensor:
     """Norm every head of every token, then turn its entries i and i + D/2 by the token's angles (arXiv:2104.09864).
 
     Args:
@@ -19,6 +26,7 @@ def norm_rotary(x: Tensor, weight: Tensor | None, cos: Tensor, sin: Tensor, eps:
         weight: [D] of the norm; None leaves the norm out.
         cos, sin: [B, S, D], or [1, S, D] for all rows; no gradient flows to them.
         eps: of the norm.
+        reuse: nobody else reads ``x``; where no gradient is wanted the result may take its memory.
 
     Returns:
         [B, S, H, D] contiguous, in the dtype of ``x``; the arithmetic is in float32.

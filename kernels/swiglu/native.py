@@ -11,18 +11,18 @@ from torch.autograd.function import once_differentiable
 from recrl.kernels.native import call, kind
 
 
-def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+def swiglu(gate: Tensor, up: Tensor, reuse: bool = False) -> Tensor:
     """See ``reference.swiglu``."""
     assert gate.dtype == up.dtype
     assert gate.shape == up.shape
     if not torch.is_grad_enabled():
-        return _gated(gate.contiguous(), up.contiguous())
+        gate = gate.contiguous()
+        return _gated(gate, up.contiguous(), gate if reuse else torch.empty_like(gate))
     out: Tensor = _Swiglu.apply(gate, up)  # type: ignore[no-untyped-call]
     return out
 
 
-def _gated(gate: Tensor, up: Tensor) -> Tensor:
-    out = torch.empty_like(gate)
+def _gated(gate: Tensor, up: Tensor, out: Tensor) -> Tensor:
     call("swiglu_forward", gate, up, kind(gate), gate.numel(), out)
     return out
 
@@ -32,7 +32,7 @@ class _Swiglu(torch.autograd.Function):
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
         gate, up = gate.contiguous(), up.contiguous()
         ctx.save_for_backward(gate, up)
-        return _gated(gate, up)
+        return _gated(gate, up, torch.empty_like(gate))
 
     @staticmethod
     @once_differentiable

@@ -60,7 +60,7 @@ class _Mlp(_Fused):
     down_proj: Callable[[Tensor], Tensor]
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(self.swiglu(self.gate_proj(x), self.up_proj(x)))
+        return self.down_proj(self.swiglu(self.gate_proj(x), self.up_proj(x), _gives_new_memory(self.gate_proj)))
 
 
 class _Attention(_Fused):
@@ -94,9 +94,8 @@ class _Attention(_Fused):
         if read is not None:
             asked = _taken(hidden_states, read)
             turns = turns[0][:, read], turns[1][:, read]
-        heads = self.q_proj(asked).view(*asked.shape[:-1], -1, self.head_dim)
-        query = self._turned(heads, "q_norm", turns).transpose(1, 2)
-        key = self._turned(self.k_proj(hidden_states).view(shape), "k_norm", position_embeddings).transpose(1, 2)
+        query = self._turned(asked, "q_proj", "q_norm", turns).transpose(1, 2)
+        key = self._turned(hidden_states, "k_proj", "k_norm", position_embeddings).transpose(1, 2)
         value = self.v_proj(hidden_states).view(shape).transpose(1, 2)
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
@@ -115,10 +114,13 @@ class _Attention(_Fused):
         )
         return self.o_proj(out.reshape(*asked.shape[:-1], -1)), weights
 
-    def _turned(self, heads: Tensor, norm: str, position_embeddings: tuple[Tensor, Tensor]) -> Tensor:
+    def _turned(self, states: Tensor, projection: str, norm: str, turns: tuple[Tensor, Tensor]) -> Tensor:
+        """[B, S, hidden] -> [B, S, heads, D]: projected, normed where the family has such norms, turned."""
+        linear: Any = getattr(self, projection)
+        heads = linear(states).view(*states.shape[:-1], -1, self.head_dim)
         found: Any = getattr(self, norm, None)
         weight, eps = (None, 0.0) if found is None else (found.weight, found.variance_epsilon)
-        return self.norm_rotary(heads, weight, *position_embeddings, eps)
+        return self.norm_rotary(heads, weight, *turns, eps, _gives_new_memory(linear))
 
 
 class _Layer(nn.Module):
@@ -140,6 +142,11 @@ class _Layer(nn.Module):
         hidden_states, normed = self.post_attention_layernorm(hidden_states, added, keep=True)
         out: Tensor = hidden_states + self.mlp(normed)
         return out
+
+
+def _gives_new_memory(module: Any) -> bool:
+    """Nobody else holds what it returns: a plain linear layer that nothing is hung on."""
+    return type(module) is nn.Linear and not module._forward_hooks
 
 
 def _taken(states: Tensor, read: Tensor) -> Tensor:

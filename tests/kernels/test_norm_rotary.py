@@ -138,3 +138,15 @@ def test_the_turn_keeps_lengths_and_its_gradient_turns_back(kernel: ModuleType) 
     torch.testing.assert_close(out.norm(dim=-1), x.norm(dim=-1))
     again = kernel.norm_rotary(back, None, angle.cos(), angle.sin(), 1e-6)
     torch.testing.assert_close(again, x, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("normed", [True, False])
+def test_memory_that_may_be_reused_changes_no_value(kernel: ModuleType, normed: bool, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    angle, weight = torch.rand(2, 70, 12) * 6, torch.randn(12) if normed else None
+    for x in (torch.randn(2, 70, 3, 12), torch.randn(2, 3, 70, 12).transpose(1, 2)):
+        heads = x.to(dtype)
+        expected = kernel.norm_rotary(heads.clone(), weight, angle.cos(), angle.sin(), 1e-6)
+        with torch.no_grad():
+            assert torch.equal(kernel.norm_rotary(heads, weight, angle.cos(), angle.sin(), 1e-6, True), expected)

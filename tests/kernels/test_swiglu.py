@@ -84,6 +84,17 @@ def test_a_nan_stays_where_it_is(kernel: ModuleType) -> None:
     assert of_up.isnan().tolist() == [False, True, False]
 
 
+def test_memory_that_may_be_reused_changes_no_value(kernel: ModuleType) -> None:
+    torch.manual_seed(0)
+    for gate, up in ((torch.randn(70, 33), torch.randn(70, 33)), (torch.randn(9, 6).t(), torch.randn(6, 9))):
+        for dtype in (torch.float32, torch.bfloat16):
+            first, second = gate.to(dtype), up.to(dtype)
+            expected = kernel.swiglu(first.clone(), second)
+            assert torch.equal(kernel.swiglu(first.clone().requires_grad_(), second, True), expected)
+            with torch.no_grad():
+                assert torch.equal(kernel.swiglu(first, second, True), expected)
+
+
 def test_operands_may_lie_differently_in_memory(kernel: ModuleType) -> None:
     torch.manual_seed(0)
     gate, up, gradient = torch.randn(6, 9).t(), torch.randn(9, 12)[:, ::2], torch.randn(6, 9).t()

@@ -168,6 +168,20 @@ def test_a_model_that_is_fused_again_has_one_last_layer(kernels: dict[str, Modul
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_what_a_hook_keeps_is_not_overwritten(kind: str, kernels: dict[str, ModuleType]) -> None:
+    plain, fused = pair(kind, kernels)
+    kept: list[list[Tensor]] = [[], []]
+    with torch.no_grad():
+        for model, outputs in zip((plain, fused), kept, strict=True):
+            expected = model(IDS).logits
+            for layer in model.model.layers:
+                for module in (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.mlp.gate_proj):
+                    module.register_forward_hook(lambda _, __, out, outputs=outputs: outputs.append(out))
+            torch.testing.assert_close(model(IDS).logits, expected)
+    torch.testing.assert_close(kept[1], kept[0], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_cache_of_keys_still_works(kind: str, kernels: dict[str, ModuleType]) -> None:
     plain, fused = pair(kind, kernels)
     options = {"max_new_tokens": 6, "do_sample": False, "use_cache": True, "pad_token_id": 2, "eos_token_id": None}
