@@ -99,7 +99,7 @@ def step_of(kernels: dict[str, ModuleType] | None, dtype: torch.dtype) -> Callab
     use_layouts(model)
     if kernels is not None:
         fuse(model, kernels)
-    layout = Packed(PrefixRows.alone(torch.full((TOKENS // 50,), 50)), Ops.pick("cpu"))
+    layout = Packed(PrefixRows.alone(torch.full((TOKENS // 50,), 50)), Ops.pick("cpu"), reads_all=True)
     ids = torch.randint(0, VOCABULARY, (1, TOKENS))
     positions = layout.rows.positions[None]
 
