@@ -38,7 +38,7 @@ SOURCES = (
 HEADERS = ("native.h", "attention.h")
 # Not -ffast-math: it would lose NaNs, and linking with it makes the whole process flush denormal numbers to zero. The
 # sources say themselves which sums may be reordered (`omp simd reduction`).
-FLAGS = ("-std=c11", "-O3", "-fPIC", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math")
+FLAGS = ("-std=c11", "-O3", "-fPIC", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
 TARGETS = (("-march=native",), ("-mcpu=native",), ())
 """How compilers spell "for this CPU"; the first that the compiler takes."""
 COMPILERS = ("cc", "gcc", "clang")
