@@ -15,61 +15,61 @@ static inline int64_t padded(int64_t size) { return (size + LANES - 1) / LANES *
 static inline __attribute__((always_inline)) void tile(int rows, int lanes, const float *a, int64_t a_row,
                                                        int64_t a_column, const float *b, int64_t b_row, float *c,
                                                        int64_t c_row, int64_t depth, int add) {
-    Lane sum[4][4];
-#pragma GCC unroll 4
+    Lane sum[8][4];
+#pragma GCC unroll 8
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 4
         for (int l = 0; l < lanes; l++)
             sum[r][l] = add ? *(const Lane *)(c + r * c_row + l * LANES) : (Lane){0};
     for (int64_t k = 0; k < depth; k++)
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int r = 0; r < rows; r++)
 #pragma GCC unroll 4
             for (int l = 0; l < lanes; l++)
                 sum[r][l] += a[r * a_row + k * a_column] * *(const Lane *)(b + k * b_row + l * LANES);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 4
         for (int l = 0; l < lanes; l++)
             *(Lane *)(c + r * c_row + l * LANES) = sum[r][l];
 }
 
-/* C [m, n] = A [m, k] B [k, n] (+ C); n is a multiple of LANES. */
-static inline void multiply(const float *a, int64_t a_row, int64_t a_column, const float *b, int64_t b_row, float *c,
-                     int64_t c_row, int64_t m, int64_t k, int64_t n, int add) {
-    for (int64_t j = 0; j < n;) {
-        int lanes = n - j >= 4 * LANES ? 4 : n - j >= 2 * LANES ? 2 : 1;
-        int64_t i = 0;
-        for (; i + 4 <= m; i += 4) {
-            const float *left = a + i * a_row;
-            float *at = c + i * c_row + j;
-            if (lanes == 4)
-                tile(4, 4, left, a_row, a_column, b + j, b_row, at, c_row, k, add);
-            else if (lanes == 2)
-                tile(4, 2, left, a_row, a_column, b + j, b_row, at, c_row, k, add);
-            else
-                tile(4, 1, left, a_row, a_column, b + j, b_row, at, c_row, k, add);
-        }
-        for (; i < m; i++) {
-            const float *left = a + i * a_row;
-            float *at = c + i * c_row + j;
-            if (lanes == 4)
-                tile(1, 4, left, a_row, a_column, b + j, b_row, at, c_row, k, add);
-            else if (lanes == 2)
-                tile(1, 2, left, a_row, a_column, b + j, b_row, at, c_row, k, add);
-            else
-                tile(1, 1, left, a_row, a_column, b + j, b_row, at, c_row, k, add);
-        }
-        j += lanes * LANES;
-    }
+/* All m rows of C, `lanes` * LANES columns of it. Where a tile is narrow it has more rows: a sum waits for the one
+   before it, and 8 of them keep a CPU's two multipliers busy meanwhile. */
+static inline __attribute__((always_inline)) void strip(int lanes, const float *a, int64_t a_row, int64_t a_column,
+                                                        const float *b, int64_t b_row, float *c, int64_t c_row,
+                                                        int64_t m, int64_t k, int add) {
+    int64_t i = 0;
+    for (; lanes < 4 && i + 8 <= m; i += 8)
+        tile(8, lanes, a + i * a_row, a_row, a_column, b, b_row, c + i * c_row, c_row, k, add);
+    for (; i + 4 <= m; i += 4)
+        tile(4, lanes, a + i * a_row, a_row, a_column, b, b_row, c + i * c_row, c_row, k, add);
+    for (; i < m; i++)
+        tile(1, lanes, a + i * a_row, a_row, a_column, b, b_row, c + i * c_row, c_row, k, add);
 }
 
+/* C [m, n] = A [m, k] B [k, n] (+ C); n is a multiple of LANES. */
+static inline void multiply(const float *a, int64_t a_row, int64_t a_column, const float *b, int64_t b_row, float *c,
+                            int64_t c_row, int64_t m, int64_t k, int64_t n, int add) {
+    int64_t j = 0;
+    for (; j + 4 * LANES <= n; j += 4 * LANES)
+        strip(4, a, a_row, a_column, b + j, b_row, c + j, c_row, m, k, add);
+    for (; j + 2 * LANES <= n; j += 2 * LANES)
+        strip(2, a, a_row, a_column, b + j, b_row, c + j, c_row, m, k, add);
+    for (; j < n; j += LANES)
+        strip(1, a, a_row, a_column, b + j, b_row, c + j, c_row, m, k, add);
+}
+
+/* By halves: one after the other, every addition would wait for the one before it. */
 static inline float sum_of(const float *lanes) {
-    float sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (int l = 0; l < LANES; l++)
-        sum += lanes[l];
-    return sum;
+    float eight[8], four[4];
+#pragma omp simd
+    for (int l = 0; l < 8; l++)
+        eight[l] = lanes[l] + lanes[l + 8];
+#pragma omp simd
+    for (int l = 0; l < 4; l++)
+        four[l] = eight[l] + eight[l + 4];
+    return (four[0] + four[2]) + (four[1] + four[3]);
 }
 
 /* n is a multiple of LANES here and below. */
