@@ -25,12 +25,12 @@ def prefix_attention(
     if trained or any(part.dtype != torch.float32 for part in states):
         return explicit.prefix_attention(*states[:3], prompt_length, *states[3:], scaling=scaling)
     batch, heads, group, new, size = query.shape
-    out = query.new_empty(query.shape)
-    grids = [query, prompt_key.unsqueeze(2), prompt_value.unsqueeze(2), own_key, own_value]
+    out = torch.empty_like(query)  # in the order that its heads lie in, as the layer behind wants them
+    grids = [query, prompt_key.unsqueeze(2), prompt_value.unsqueeze(2), own_key, own_value, out]
     grids = [grid if grid.stride(-1) == 1 else grid.contiguous() for grid in grids]  # held: C reads their memory
     told = [value for grid in grids for value in _told(grid)]
     sizes = (batch, heads, prompt_key.shape[1], group, new, own_key.shape[3], size)
-    call("prefix_forward", *told, prompt_length.contiguous(), *sizes, scaling, out)
+    call("prefix_forward", *told, prompt_length.contiguous(), *sizes, scaling)
     return out
 
 
