@@ -311,4 +311,5 @@ def chosen_logits(
         picked.append(logits.gather(-1, index).float())
         if log_normaliser is not None:
             normalisers.append(log_normaliser(logits))
+        del logits  # before the next ones are computed, which then take its place in memory and in the cache
     return torch.cat(picked), torch.cat(normalisers) if log_normaliser is not None else None
