@@ -158,8 +158,11 @@ class Extend:
 
     def follow(self, parent: Tensor) -> None:
         """[B, W]: beam ``w`` goes on from the path of beam ``parent[:, w]``."""
-        self.own_keys = [_take(states, parent) for states in self.own_keys]
-        self.own_values = [_take(states, parent) for states in self.own_values]
+        if self.own_keys:
+            batch, _, width = self.own_keys[0].shape[:3]
+            index = parent + torch.arange(0, batch * width, width, device=parent.device).unsqueeze(1)
+            self.own_keys = [_take(states, index) for states in self.own_keys]
+            self.own_values = [_take(states, index) for states in self.own_values]
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         prompt, length = self.prompt, self.prompt.rows.prompt_length
@@ -178,10 +181,10 @@ class Extend:
         return out.squeeze(3).transpose(1, 2).flatten(0, 1)
 
 
-def _take(states: Tensor, parent: Tensor) -> Tensor:
-    """[B, J, W, K, D] gathered along W by [B, W']."""
-    index = parent[:, None, :, None, None].expand(-1, states.shape[1], -1, states.shape[3], states.shape[4])
-    return states.gather(2, index)
+def _take(states: Tensor, index: Tensor) -> Tensor:
+    """[B, J, W, K, D] and [B, W'] numbers of beams, counted over all prompts -> [B, J, W', K, D]."""
+    beams = states.transpose(1, 2).flatten(0, 1)  # whole beams are copied: ``gather`` would look up every entry
+    return beams.index_select(0, index.flatten()).view(*index.shape, *beams.shape[1:]).transpose(1, 2)
 
 
 def _attention(
