@@ -50,10 +50,11 @@ def beam_search(policy: Decoding, trie: Trie, prompts: PromptBatch, width: int, 
     # A prompt that gives the whole answer starts at its leaf: that item is named already.
     items = trie.item[walk.node].unsqueeze(-1)
     beams = _Beams(score, walk, empty, empty, score.new_zeros(len(prompts), 1, 0), items)
+    unfinished = beams.is_open(trie)
     opened = torch.zeros_like(walk.node)  # [B, U] the beams that ``hidden`` belongs to
     for step in range(trie.depth * slate_size):
         fanout = trie.widest(step, slate_size)
-        beams, slot = _advance(trie, among, beams, opened, policy, hidden, fanout, width, slate_size)
+        beams, slot = _advance(trie, among, beams, unfinished, opened, policy, hidden, fanout, width, slate_size)
         unfinished = beams.is_open(trie)
         count = int(unfinished.sum(1).max())
         if count == 0:
@@ -70,6 +71,7 @@ def _advance(
     trie: Trie,
     among: Among | None,
     beams: _Beams,
+    unfinished: Tensor,
     opened: Tensor,
     policy: Decoding,
     hidden: Tensor,
@@ -79,10 +81,10 @@ def _advance(
 ) -> tuple[_Beams, Tensor]:
     """One level down the trie; returns the new beams, and the place in ``opened`` that each of them came from."""
     node = beams.walk.node.gather(1, opened)
-    open_score = torch.where(beams.is_open(trie), beams.score, float("-inf")).gather(1, opened)
+    open_score = torch.where(unfinished, beams.score, float("-inf")).gather(1, opened)
     edge, exists = trie.edges(node, fanout, among)  # [B, U, C]
-    logp = policy.candidate_logp(hidden, trie.token[edge], exists)
-    finished = torch.where(beams.walk.is_open(trie), float("-inf"), beams.score)  # candidates that stay as they are
+    logp = policy.candidate_logp(hidden, trie.tokens(edge), exists)
+    finished = torch.where(unfinished, float("-inf"), beams.score)  # candidates that stay as they are
     total = torch.cat([(open_score.unsqueeze(-1) + logp).flatten(1), finished], 1)
     score, best = _stable_top(total, min(width, total.shape[1]))
     moves = opened.shape[1] * fanout
@@ -111,11 +113,10 @@ def _advance(
 
 def _stable_top(total: Tensor, width: int) -> tuple[Tensor, Tensor]:
     """The ``width`` largest of [B, C], best first; of equal ones the lower place first, on every device."""
-    score, place = total.topk(width, dim=1)
-    order = place.argsort(dim=1)
-    score, place = score.gather(1, order), place.gather(1, order)
-    order = score.argsort(dim=1, descending=True, stable=True)
-    return score.gather(1, order), place.gather(1, order)
+    score, place = total.topk(width, dim=1, sorted=False)
+    place, order = place.sort(dim=1)
+    score, order = score.gather(1, order).sort(dim=1, descending=True, stable=True)
+    return score, place.gather(1, order)
 
 
 class BeamOptions(RolloutOptions):
