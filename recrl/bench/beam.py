@@ -83,7 +83,9 @@ def measure(size: WorldSize, setting: Setting) -> Case:
     responses = beam_search(policy, world.trie, prompts, width)
     difference = check_same(Found(responses.items[..., 0], responses.score), theirs.found())
     times = interleave(
-        {"ours": lambda: beam_search(policy, world.trie, prompts, width), "theirs": theirs.search}, setting.repeats
+        {"ours": lambda: beam_search(policy, world.trie, prompts, width), "theirs": theirs.search},
+        setting.repeats,
+        settle=True,
     )
     return Case(
         shape=size.shape,
@@ -194,7 +196,8 @@ BEAM = Measurement(
 The {WIDTH} best items for histories of {HISTORY} items, by beam search that is held to a trie of {LEVELS} levels:
 `beam_search` against `generate(num_beams={WIDTH}, prefix_allowed_tokens_fn=...)` with the length penalty and early
 stopping off, {LEVELS} new tokens and no end token. Its table of prefixes is built beforehand. Before timing, both
-find the same items for every prompt, with scores that differ by at most {TOLERANCE}; otherwise nothing is reported.""",
+find the same items for every prompt, with scores that differ by at most {TOLERANCE}; otherwise nothing is reported.
+Each runs once untimed before every run that counts, so that neither starts with the other's caches.""",
     figures=BeamFigures,
     run=run,
     render=render,

@@ -15,6 +15,7 @@ from recrl.bench.measurement import Figures, Measurement, Seconds, Setting, Uneq
 from recrl.bench.trl_peer import Peer, load_trl
 from recrl.bench.world import LEVELS, WorldSize, history_of, make_rl, write_world
 from recrl.groups import PackedGroups, Signal, pack_active
+from recrl.models.shared_prefix import ReadPrompts
 from recrl.objectives.base import ObjectiveInputs
 from recrl.training.rl import Rl
 
@@ -78,9 +79,9 @@ def measure(size: WorldSize, setting: Setting) -> Case:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         rl = make_rl(write_world(folder, size, setting.threads))
-        batch = checked_batch(rl, seed=0)
+        batch, read = checked_batch(rl, seed=0)
         trial = Peer(rl, folder / "trial", size.group, 1)
-        difference, losses = check_equal(rl, trial, batch)
+        difference, losses = check_equal(rl, trial, batch, read)
         tried = trial.time_per_device(batch, micro_batches(size))
         per_device = min(tried, key=lambda rows: tried[rows])
         metrics: list[dict[str, float]] = []
@@ -118,29 +119,32 @@ def micro_batches(size: WorldSize) -> list[int]:
     return sizes or [size.rows]
 
 
-def checked_batch(rl: Rl, seed: int) -> PackedGroups:
-    """The rows of a rollout with random advantages, and old log-probabilities near but not equal to the new ones.
+def checked_batch(rl: Rl, seed: int) -> tuple[PackedGroups, ReadPrompts | None]:
+    """The rows of a rollout with random advantages, and old log-probabilities near but not equal to the new ones; and
+    what an update would have of the rollout.
 
     With the real ones the loss would be the mean advantage, whatever the log-probabilities are.
     """
     generator = torch.Generator().manual_seed(seed)
     groups = rl.rollout(rl.prompts.batch(0), seed)
     advantage = torch.randn(groups.exists.shape, generator=generator)
-    batch = pack_active(Signal(groups, advantage, groups.exists, groups.exists.any(1)), rl.policy.ops)
+    signal = Signal(groups, advantage, groups.exists, groups.exists.any(1))
+    batch = pack_active(signal, rl.policy.ops)
+    read = rl.read_prompts(signal, batch)
     with torch.no_grad():
         logp = rl.all_logps(rl.policy, batch)
-    return batch.with_logps(logp + 0.2 * torch.randn(logp.shape, generator=generator), None)
+    return batch.with_logps(logp + 0.2 * torch.randn(logp.shape, generator=generator), None), read
 
 
-def our_loss(rl: Rl, batch: PackedGroups) -> tuple[Tensor, Tensor]:
-    """The loss of an optimiser step, and the log-probabilities."""
+def our_loss(rl: Rl, batch: PackedGroups, read: ReadPrompts | None) -> tuple[Tensor, Tensor]:
+    """The loss of an optimiser step, and the log-probabilities, computed as a step does."""
     objective, options = rl.method.objective, rl.method.objective_options
-    logp, _ = rl.policy.logp(batch)
+    logp, _ = rl.policy.logp(batch, read)
     total, _ = objective.run(logp, ObjectiveInputs.of(batch, logp, rl.policy.ops, {}), options)
     return total / objective.units(batch, options), logp
 
 
-def check_equal(rl: Rl, peer: Peer, batch: PackedGroups) -> tuple[float, tuple[float, float]]:
+def check_equal(rl: Rl, peer: Peer, batch: PackedGroups, read: ReadPrompts | None) -> tuple[float, tuple[float, float]]:
     """Log-probabilities and loss of both on the same rows; their largest difference, and both losses.
 
     Raises:
@@ -148,7 +152,7 @@ def check_equal(rl: Rl, peer: Peer, batch: PackedGroups) -> tuple[float, tuple[f
     """
     peer.check_prompts()
     with torch.no_grad():
-        ours, logp = our_loss(rl, batch)
+        ours, logp = our_loss(rl, batch, read)
         theirs, their_logp = peer.loss(batch)
     difference = float((logp - their_logp).abs().max())
     losses = float(ours), float(theirs)

@@ -38,11 +38,12 @@ def test_a_toy_case_is_measured_and_shown(toy: WorldSize, setting: Setting) -> N
 
 
 def test_both_compute_the_same_loss_and_the_same_gradient(rl: Rl, peer: Peer) -> None:
-    batch = checked_batch(rl, seed=0)
-    difference, losses = check_equal(rl, peer, batch)
+    batch, read = checked_batch(rl, seed=0)
+    assert read is not None  # as in a step: the prompts are not computed again
+    difference, losses = check_equal(rl, peer, batch, read)
     assert 0 <= difference < 1e-4
     assert losses[0] != pytest.approx(float(-batch.advantage.mean()), abs=1e-4), "the loss must depend on the model"
-    ours, _ = our_loss(rl, batch)
+    ours, _ = our_loss(rl, batch, read)
     ours.backward()
     theirs, _ = peer.loss(batch)
     theirs.backward()
@@ -55,19 +56,19 @@ def test_other_weights_are_refused(rl: Rl, peer: Peer) -> None:
     with torch.no_grad():
         peer.trainer.model.get_input_embeddings().weight[5:].mul_(1.01)
     with pytest.raises(UnequalWorkError, match="log-probabilities differ"):
-        check_equal(rl, peer, checked_batch(rl, seed=0))
+        check_equal(rl, peer, *checked_batch(rl, seed=0))
 
 
 def test_another_loss_is_refused(rl: Rl, peer: Peer) -> None:
     peer.trainer.epsilon_high = 0.01
     with pytest.raises(UnequalWorkError, match="our loss is"):
-        check_equal(rl, peer, checked_batch(rl, seed=0))
+        check_equal(rl, peer, *checked_batch(rl, seed=0))
 
 
 def test_other_prompts_are_refused(rl: Rl, peer: Peer) -> None:
     peer.texts[0] = peer.texts[0].removeprefix("<|bos|>")
     with pytest.raises(UnequalWorkError, match="prompts are not ours"):
-        check_equal(rl, peer, checked_batch(rl, seed=0))
+        check_equal(rl, peer, *checked_batch(rl, seed=0))
 
 
 def test_shorter_responses_of_trl_are_refused(peer: Peer) -> None:

@@ -16,6 +16,14 @@ def test_tasks_take_turns_and_the_warm_up_is_dropped() -> None:
     assert all(run >= 0 for run in times["a"].runs)
 
 
+def test_tasks_that_settle_run_once_before_each_run_that_counts() -> None:
+    order: list[str] = []
+    tasks = {"a": lambda: order.append("a"), "b": lambda: order.append("b")}
+    times = interleave(tasks, 2, warmup=1, settle=True)
+    assert order == ["a", "a", "b", "b"] * 3
+    assert len(times["a"].runs) == 2
+
+
 def test_a_median_is_not_moved_by_one_disturbed_run() -> None:
     assert Seconds(runs=[1.0, 90.0, 2.0]).median == 2.0
 
