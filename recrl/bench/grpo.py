@@ -236,9 +236,9 @@ A whole step of each: rollout, hit reward, advantages, update with one optimiser
 `recrl rl` starts it, TRL's is `GRPOTrainer.train`; after each of TRL's steps comes one of ours. Same weights,
 prompts, number of responses and optimiser, float32, no KL term, {LEVELS} new tokens, all rows of all groups in the
 update (our filter of groups without a signal is off). TRL runs without gradient checkpointing, bfloat16, logging and
-saving; its micro-batch is the fastest of those tried. Ours takes the default token budget. Before timing, both
-compute log-probabilities and loss of the same rows with the same advantages; a difference above {TOLERANCE} stops the
-measurement.
+saving; its micro-batch is the fastest of those tried. Ours takes the default token budget, which all rows fit, so that
+its update goes on from the prompts that its rollout has read. Before timing, both compute log-probabilities and loss of
+the same rows with the same advantages; a difference above {TOLERANCE} stops the measurement.
 
 The rollouts differ by nature: ours is a constrained beam search, whose responses are distinct items; TRL's is
 sampling over the whole vocabulary.""",

@@ -115,7 +115,7 @@ def measure(size: WorldSize, setting: Setting) -> Case:
         updates: dict[str, Callable[[], object]] = {
             layout: partial(rl.update, batches[layout]) for layout, rl in runs.items()
         }
-        times = interleave(updates, setting.repeats)
+        times = interleave(updates, setting.repeats, settle=True)
         kept = {(layout, rows): make(layout, rows, rl=SEVERAL) for layout in LAYOUTS for rows in (size.group, KEPT)}
         steps = measure_steps(kept, setting.repeats)
     peaks = peak_memory(size, setting.threads, {key: rl.update_budget for key, rl in kept.items()})
@@ -252,9 +252,10 @@ UPDATE = Measurement(
     title="Actor update: shared prefix, and two rows a group",
     about=f"""\
 GRPO's update (forward, backward, clipping, optimiser step) in two layouts of the same rows: a prompt once with all of
-its responses, against every response with a copy of its prompt, through the same `Rl.update` and
-`TransformersPolicy.logp`. Each takes the fastest of several token budgets. Before timing, both give the same gradient
-(relative difference at most {TOLERANCE}; {LEVELS} tokens a response).
+its responses, and what these share at their beginnings once, against every response with a copy of its prompt, through
+the same `Rl.update` and `TransformersPolicy.logp`. Both compute their prompts. Each takes the fastest of several token
+budgets. Before timing, both give the same gradient (relative difference at most {TOLERANCE}; {LEVELS} tokens a
+response). Each runs once untimed before every update that counts, so that neither starts with the other's caches.
 
 Then whole steps (`Rl.step`, with reference and old log-probabilities) with {KEPT} active rows a group against all, as
 ReCast has it, beside the ratios of its Table 4, which come from another model on other devices. There a row carries

@@ -16,21 +16,28 @@ from recrl.models.shared_prefix import Extend, ReadPrompts
 
 
 class KeptPrompts:
-    """Decodes as a policy does, and keeps what one prefill has read."""
+    """Decodes as a policy does, and keeps what a rollout's only prefill has read."""
 
     def __init__(self, policy: DecoderPolicy) -> None:
         self._policy = policy
-        self._read: list[tuple[PromptBatch, ReadPrompts]] = []
+        self._reads = 0
+        self._kept: tuple[PromptBatch, ReadPrompts] | None = None
         self.device = policy.device
         self.extend = policy.extend
         self.candidate_logp = policy.candidate_logp
 
     def prefill(self, prompts: PromptBatch) -> tuple[Extend, Tensor]:
-        """As a policy's, with a gradient also where none is wanted around it."""
+        """As a policy's; the first one with a gradient, also where none is wanted around it.
+
+        A rollout that reads a second time exchanges prompts: nothing is kept.
+        """
+        self._reads += 1
+        if self._reads > 1:
+            self._kept = None
+            return self._policy.prefill(prompts)
         with torch.enable_grad():
             state, hidden = self._policy.prefill(prompts)
-            read = ReadPrompts(state.prompt, hidden.squeeze(1))
-        self._read.append((prompts, read))
+            self._kept = prompts, ReadPrompts(state.prompt, hidden.squeeze(1))
         return state, hidden.detach()
 
     def of(self, signal: Signal, batch: PackedGroups) -> ReadPrompts | None:
@@ -39,9 +46,11 @@ class KeptPrompts:
         The backward pass, twice a forward pass, goes through all prompts that were read; computed again, the active
         ones alone cost all three.
         """
-        for prompts, read in self._read:
-            if prompts is signal.groups.prompts and 3 * batch.prompt_tokens > 2 * sum(read.prefill.rows.sizes.prompt):
-                if len(batch.prompts) == len(prompts):
-                    return read
-                return ReadPrompts(read.prefill, read.last, marked(signal.active.any(1), len(batch.prompts)))
-        return None
+        if self._kept is None:
+            return None
+        prompts, read = self._kept
+        if prompts is not signal.groups.prompts or 3 * batch.prompt_tokens <= 2 * sum(read.prefill.rows.sizes.prompt):
+            return None
+        if len(batch.prompts) == len(prompts):
+            return read
+        return ReadPrompts(read.prefill, read.last, marked(signal.active.any(1), len(batch.prompts)))

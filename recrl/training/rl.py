@@ -76,8 +76,9 @@ class Rl:
 
     @property
     def keeps_prompts(self) -> bool:
-        """The update may go on from what the rollout has read: with the same weights, on the same rank."""
-        return self.single_step and self.ranks.data_size == 1 and self.policy.replicated
+        """The update may go on from what the rollout has read: one rollout, the same weights, the same rank."""
+        one_rollout = self.single_step and self.config.rl.max_gen_batches == 1
+        return one_rollout and self.ranks.data_size == 1 and self.policy.replicated
 
     def rollout(self, prompts: PromptBatch, seed: int) -> RolloutGroups:
         """Groups of all prompts: this rank's in parts of at most the token budget, then those of all ranks."""

@@ -103,6 +103,21 @@ def test_prompts_that_were_exchanged_behind_the_rollout_are_not_those() -> None:
     assert kept.of(signal, pack_active(signal, policy.ops)) is None
 
 
+def test_a_rollout_that_reads_twice_keeps_nothing() -> None:
+    policy = tiny_policy()
+    kept = KeptPrompts(policy)
+    prompts = tiny_prompts(policy, LENGTHS)
+    with torch.no_grad():
+        groups, again = (
+            rollout(prompts, BeamOptions(group_size=6), RolloutContext(kept, policy.trie, tiny_codes(), 0))
+            for _ in range(2)
+        )
+        assert not kept.prefill(prompts)[1].requires_grad
+    assert torch.equal(groups.tokens, again.tokens)
+    signal = Signal(groups, torch.ones(4, 6), groups.exists, torch.zeros(4, dtype=torch.bool))
+    assert kept.of(signal, pack_active(signal, policy.ops)) is None
+
+
 def test_what_is_read_and_what_is_computed_behind_it_are_the_whole() -> None:
     policy = tiny_policy()
     batch, _ = rolled_out(policy, rows(6, 6, 6, 6))
