@@ -13,7 +13,8 @@ from recrl.hardware.flops import Work
 from recrl.models.presets import preset_model
 from recrl.rollout.base import RolloutContext
 from recrl.rollout.beam import BeamOptions, rollout
-from recrl.training.meter import Meter, products_of, products_of_model, update_work
+from recrl.training.kept_prompts import KeptPrompts
+from recrl.training.meter import Meter, products_of, products_of_model, read_work, update_work
 
 CPU = torch.device("cpu")
 
@@ -60,24 +61,28 @@ def test_an_untied_head_costs_as_much_and_a_lookup_nothing() -> None:
         assert meter.flops == pytest.approx(measured(model, 1, 12), rel=0.03)
 
 
-def test_the_shared_prefix_update_costs_what_torch_counts() -> None:
+@pytest.mark.parametrize("reads", [True, False], ids=["whole", "behind-the-rollout"])
+def test_the_shared_prefix_update_costs_what_torch_counts(reads: bool) -> None:
     """One prompt, so that nothing is padding; torch counts the prompt's causal square in full, where there is one: the
-    last layer has a single query in it.
+    last layer has a single query in it. An update that goes on from its rollout's prefill is spared its forward pass.
     """
     policy = tiny_policy(kernels={"shared_prefix_attention": "padded"})  # torch does not see into native ops
-    prompts = tiny_prompts(policy, [40])
-    groups = rollout(prompts, BeamOptions(group_size=8), RolloutContext(policy, policy.trie, tiny_codes(), 0))
+    prompts, kept = tiny_prompts(policy, [40]), KeptPrompts(policy)
+    with torch.no_grad(), torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        groups = rollout(prompts, BeamOptions(group_size=8), RolloutContext(kept, policy.trie, tiny_codes(), 0))
     active = groups.exists & (groups.mask.sum(-1) == groups.mask.sum(-1).max())
-    batch = pack_active(Signal(groups, torch.ones(1, 8), active, torch.zeros(1, dtype=torch.bool)), policy.ops)
+    signal = Signal(groups, torch.ones(1, 8), active, torch.zeros(1, dtype=torch.bool))
+    batch = pack_active(signal, policy.ops)
+    read = None if reads else kept.of(signal, batch)
     meter = Counted(products_of(policy), CPU, "float32")
-    meter.count(update_work(batch))
-    heads = SHAPE["num_attention_heads"] * SHAPE["head_dim"]
-    behind_the_mask = (SHAPE["num_hidden_layers"] - 1) * 40 * 39 // 2
+    meter.count(update_work(batch), spared=None if reads else read_work(batch))
+    heads, layers = SHAPE["num_attention_heads"] * SHAPE["head_dim"], SHAPE["num_hidden_layers"]
     own = batch.mask.shape[1]
-    behind_the_mask += SHAPE["num_hidden_layers"] * len(batch) * own * (own - 1) // 2
-    unseen = 3 * 4 * behind_the_mask * heads
+    behind_the_mask = (3 if reads else 2) * (layers - 1) * 40 * 39 // 2
+    behind_the_mask += 3 * layers * len(batch) * own * (own - 1) // 2
+    unseen = 4 * behind_the_mask * heads
     with FlopCounterMode(display=False) as counter, torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
-        logp, _ = policy.logp(batch)
+        logp, _ = policy.logp(batch, read)
         logp.sum().backward()
     assert meter.flops + unseen == pytest.approx(counter.get_total_flops(), rel=0.05)
 
