@@ -11,10 +11,10 @@ from recrl.training.rl import Rl
 update = Rl.update
 
 
-def failing(rl: Rl, batch: object) -> dict[str, float]:
+def failing(rl: Rl, *given: object) -> dict[str, float]:
     if own_rank() == 1 and rl.at.step == 1:
         raise ArithmeticError("rank 1 can't go on")
-    return update(rl, batch)  # type: ignore[arg-type]
+    return update(rl, *given)  # type: ignore[arg-type]
 
 
 Rl.update = failing  # type: ignore[assignment, method-assign]
