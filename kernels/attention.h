@@ -1,11 +1,11 @@
-/* What the attention ops share: small matrix products, softmax of a row of scores, rows of a head.
+/* What the attention ops share: small matrix products, sums over a row, rows of a head.
    Rows are padded with zeros to a multiple of LANES, so that every loop over one is whole vectors. */
 #ifndef RECRL_ATTENTION_H
 #define RECRL_ATTENTION_H
 
 #include "native.h"
 
-enum { LANES = 16, QUERIES = 32 }; /* floats side by side; queries of a block */
+enum { LANES = 16 }; /* floats side by side */
 
 typedef float Lane __attribute__((vector_size(64), aligned(4), may_alias));
 
@@ -111,44 +111,7 @@ static inline void turn(const float *rows, int64_t count, int64_t depth, int64_t
     }
 }
 
-/* The largest of the `seen` first scores of a row and of the `owned` scores of own tokens. */
-static inline float largest_of(const float *row, int64_t seen, const float *own, int64_t owned) {
-    float lanes[LANES], largest = -INFINITY;
-#pragma omp simd
-    for (int64_t l = 0; l < LANES; l++)
-        lanes[l] = l < seen ? row[l] : -INFINITY;
-    for (int64_t p = LANES; p < seen; p += LANES)
-#pragma omp simd
-        for (int64_t l = 0; l < LANES; l++) {
-            float score = p + l < seen ? row[p + l] : -INFINITY;
-            lanes[l] = score > lanes[l] ? score : lanes[l];
-        }
-#pragma omp simd reduction(max : largest)
-    for (int64_t l = 0; l < LANES; l++)
-        largest = lanes[l] > largest ? lanes[l] : largest;
-    for (int64_t c = 0; c < owned; c++)
-        largest = own[c] > largest ? own[c] : largest;
-    return largest;
-}
-
 /* Weights below exp(-87) come out as that: exponential needs a normal number. */
 static inline float at_least(float x) { return x < -87 ? -87 : x; }
-
-/* exp(row - base), 0 at the part of the prompt that the query does not see; returns the sum. The row has room for
-   `most` padded. */
-static inline float exponentials(float *row, int64_t seen, int64_t most, float *own, int64_t owned, float base) {
-    float lanes[LANES] = {0};
-    for (int64_t p = 0; p < most; p += LANES)
-#pragma omp simd
-        for (int64_t l = 0; l < LANES; l++) {
-            float weight = p + l < seen ? exponential(at_least(row[p + l] - base)) : 0;
-            row[p + l] = weight;
-            lanes[l] += weight;
-        }
-    float sum = sum_of(lanes);
-    for (int64_t c = 0; c < owned; c++)
-        sum += own[c] = exponential(at_least(own[c] - base));
-    return sum;
-}
 
 #endif

@@ -312,7 +312,12 @@ class PackedGroups:
         """Query and key positions that meet in a forward pass: every token with itself and what it sees."""
         rows = self.sizes.rows
         own = sum(count * length for count, length in zip(rows.own, rows.prompt, strict=True)) + sum(self.sizes.seen)
-        return own + sum(length * (length + 1) // 2 for length in rows.prompt)
+        return own + self.prompt_pairs
+
+    @property
+    def prompt_pairs(self) -> int:
+        """Of ``pairs``, those of prompt tokens as queries."""
+        return sum(length * (length + 1) // 2 for length in self.sizes.rows.prompt)
 
     @property
     def states(self) -> int:
@@ -329,6 +334,8 @@ class PackedGroups:
 
     def select(self, prompts: Tensor) -> PackedGroups:
         """The rows of some prompts, given as ascending prompt numbers."""
+        if len(prompts) == len(self.prompts):
+            return self  # all of them, with what is known of their sizes
         place = torch.full((len(self.prompts),), -1, device=prompts.device)
         place[prompts] = torch.arange(len(prompts), device=prompts.device)
         prompt_of = place[self.prompt_of]

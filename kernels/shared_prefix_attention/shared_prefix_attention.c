@@ -8,6 +8,8 @@
 
 #include <stdlib.h>
 
+enum { QUERIES = 32 }; /* of a block */
+
 typedef struct {
     const void *data;
     int64_t type, of_token, of_head; /* elements from one to the next; those of a head are side by side */
@@ -121,6 +123,43 @@ static void score(const Attention *op, const Task *task, const Block *block) {
         for (int64_t c = 0; c < block->owned[i]; c++)
             task->weight[i * task->line + task->width + c] =
                 dot(task->query + i * task->depth, task->own_key + own_row(op, task, block, i, c), task->depth);
+}
+
+/* The largest of the `seen` first scores of a row and of the `owned` scores of own tokens. */
+static float largest_of(const float *row, int64_t seen, const float *own, int64_t owned) {
+    float lanes[LANES], largest = -INFINITY;
+#pragma omp simd
+    for (int64_t l = 0; l < LANES; l++)
+        lanes[l] = l < seen ? row[l] : -INFINITY;
+    for (int64_t p = LANES; p < seen; p += LANES)
+#pragma omp simd
+        for (int64_t l = 0; l < LANES; l++) {
+            float score = p + l < seen ? row[p + l] : -INFINITY;
+            lanes[l] = score > lanes[l] ? score : lanes[l];
+        }
+#pragma omp simd reduction(max : largest)
+    for (int64_t l = 0; l < LANES; l++)
+        largest = lanes[l] > largest ? lanes[l] : largest;
+    for (int64_t c = 0; c < owned; c++)
+        largest = own[c] > largest ? own[c] : largest;
+    return largest;
+}
+
+/* exp(row - base), 0 at the part of the prompt that the query does not see; returns the sum. The row has room for
+   `most` padded. */
+static float exponentials(float *row, int64_t seen, int64_t most, float *own, int64_t owned, float base) {
+    float lanes[LANES] = {0};
+    for (int64_t p = 0; p < most; p += LANES)
+#pragma omp simd
+        for (int64_t l = 0; l < LANES; l++) {
+            float weight = p + l < seen ? exponential(at_least(row[p + l] - base)) : 0;
+            row[p + l] = weight;
+            lanes[l] += weight;
+        }
+    float sum = sum_of(lanes);
+    for (int64_t c = 0; c < owned; c++)
+        sum += own[c] = exponential(at_least(own[c] - base));
+    return sum;
 }
 
 static void forward_block(const Attention *op, const Task *task, const Block *block, int64_t head) {

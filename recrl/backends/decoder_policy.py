@@ -226,7 +226,7 @@ class DecoderPolicy(ABC):
         self, hidden: Tensor, token: Tensor, node: Tensor, among: Among | None = None
     ) -> tuple[Tensor, Tensor]:
         edge, exists = self.trie.edges(node, max(self.trie.fanout), among)
-        return self.output.legal_logp(hidden, token, self.trie.token[edge], exists)
+        return self.output.legal_logp(hidden, token, self.trie.tokens(edge), exists)
 
     def logp(self, batch: PackedGroups, read: ReadPrompts | None = None) -> tuple[Tensor, Tensor]:
         prompts, sizes, number = batch.prompts, batch.sizes, batch.distinct.number

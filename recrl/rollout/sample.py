@@ -43,7 +43,7 @@ def sample(
     items = [trie.item[walk.node].expand(-1, width)]
     for step in range(trie.depth * slate_size):
         edge, exists = trie.edges(walk.node, trie.widest(step, slate_size), among)
-        logp = policy.candidate_logp(hidden, trie.token[edge], exists)
+        logp = policy.candidate_logp(hidden, trie.tokens(edge), exists)
         if step == 0:  # one hidden state a prompt serves all of its samples
             edge, logp = (states.expand(-1, width, *states.shape[2:]) for states in (edge, logp))
             walk = walk.gather(parent)

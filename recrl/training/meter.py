@@ -101,9 +101,13 @@ class Meter:
 
 def read_work(batch: PackedGroups) -> Work:
     """What of ``update_work`` a prefill computes, whose last states the head does not see."""
-    tokens, rows = batch.prompt_tokens, batch.sizes.rows
-    pairs = sum(length * (length + 1) // 2 for length in rows.prompt)
-    return Work(tokens, pairs, 0, tokens - len(rows.prompt), batch.unread_pairs)
+    return Work(
+        tokens=batch.prompt_tokens,
+        pairs=batch.prompt_pairs,
+        scored=0,
+        unread=batch.prompt_tokens - len(batch.prompts),
+        unread_pairs=batch.unread_pairs,
+    )
 
 
 def update_work(batch: PackedGroups) -> Work:
