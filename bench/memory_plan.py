@@ -146,9 +146,9 @@ def predict(case: Case, shape: ModelShape) -> Memory:
         return step_memory(shape, engine, Share(), micro)
     each = prompt + case.group * FED
     prompts = min(case.prompts, max(1, case.budget // each))
-    micro = MicroBatch(
-        prompts * each, prompts * (1 + case.group * FED), prompts * (1 + case.group * FED), prompts < case.prompts
-    )
+    scored, accumulates = prompts * (1 + case.group * FED), prompts < case.prompts
+    known = 0 if accumulates or case.dtype != "float32" else prompts * prompt  # as Rl.keeps_prompts
+    micro = MicroBatch(prompts * each, scored, scored, accumulates, known)
     at_once = min(case.prompts, max(1, case.budget // (prompt + case.group)))
     rollout = Rollout(at_once, prompt, case.group, FED)
     return step_memory(shape, engine, Share(), micro, rollout=rollout, reference=case.kl)

@@ -10,7 +10,7 @@ are whole on each. Letters: T tokens of a micro-batch, R of them whose last stat
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from recrl.hardware.model_shapes import ModelShape
@@ -96,12 +96,14 @@ class MicroBatch:
         read: R; equal to T where all last states are computed, as in SFT.
         scored: states that the head is computed for; R in RL.
         accumulates: an optimiser step has several micro-batches, so gradients lie beside a forward pass.
+        known: prompt tokens that the rollout has read for it; their keys and values are copied to the responses'.
     """
 
     tokens: int
     read: int
     scored: int
     accumulates: bool
+    known: int = 0
 
 
 @dataclass(frozen=True)
@@ -124,8 +126,8 @@ class Memory:
     """Bytes on one device, by moment and part.
 
     Attributes:
-        moments: ``rollout``, ``backward`` (its start, when all activations are held), ``update`` (its end, when all
-            gradients are).
+        moments: ``rollout``, ``backward`` (its start, when all activations are held), ``prompts`` (where it comes to
+            prompts that the rollout has read), ``update`` (its end, when all gradients are).
     """
 
     moments: dict[str, Parts]
@@ -176,6 +178,14 @@ def step_memory(
         # A tied matrix has two gradients, of the head and of the lookup, which are added up at the very end.
         "update": held | {"gradients": gradients, "workspace": matrix * (2 if shape.tied else 1)},
     }
+    if micro.known:
+        # The responses' backward pass has left all gradients, and those of the prompts' keys and values.
+        prompts = replace(micro, tokens=micro.known, read=1)
+        moments["prompts"] = held | {
+            "gradients": gradients,
+            "activations": activations(shape, engine, share, prompts),
+            "workspace": workspace(shape, engine, share, prompts),
+        }
     if rollout is not None:
         moments["rollout"] = held | rollout_parts(shape, engine, share, rollout)
     return Memory(moments)
@@ -239,7 +249,8 @@ def activations(shape: ModelShape, engine: Engine, share: Share, micro: MicroBat
     layers = whole * micro.tokens * (layer.keys + layer.rest) + micro.tokens * layer.keys + micro.read * layer.rest
     norm = (2 if engine.fused else 3) * FLOAT + (engine.width if engine.width < FLOAT else 0)
     angles = 2 * micro.tokens * shape.head_size * FLOAT
-    return layers + micro.read * shape.hidden * norm + angles
+    copied = 2 * micro.known * shape.layers * (shape.key_width // share.tensor) * engine.width
+    return layers + micro.read * shape.hidden * norm + angles + copied
 
 
 def logits(shape: ModelShape, engine: Engine, share: Share, micro: MicroBatch) -> int:

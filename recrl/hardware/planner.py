@@ -225,11 +225,15 @@ def judge(job: Job, profile: Profile, given: Assumptions, share: Share, micro_pr
     budget = micro_prompts * work.tokens
     of_step = _of_one(job, share.data, job.load.mini_batches)
     at_once = min(_of_one(job, share.data), max(1, budget // (job.prompt_tokens + job.load.group)))
+    scored, accumulates = micro_prompts * work.scored, micro_prompts < of_step
+    # An update goes on from its rollout's prompts, see ``recrl.training.rl.Rl.keeps_prompts``.
+    goes_on = share.data == 1 and not accumulates and job.load.optimizer_steps == 1 and job.dtype == "float32"
+    known = micro_prompts * job.prompt_tokens if goes_on else 0
     memory = step_memory(
         job.shape,
         engine,
         share,
-        MicroBatch(budget, micro_prompts * work.scored, micro_prompts * work.scored, micro_prompts < of_step),
+        MicroBatch(budget, scored, scored, accumulates, known),
         rollout=Rollout(at_once, job.prompt_tokens, job.load.group, job.fed),
         reference=job.load.reference,
     )

@@ -76,9 +76,13 @@ class Rl:
 
     @property
     def keeps_prompts(self) -> bool:
-        """The update may go on from what the rollout has read: one rollout, the same weights, the same rank."""
+        """The update may go on from what the rollout has read: one rollout, the same weights, the same rank.
+
+        In bfloat16 autocast would hold a second copy of every matrix for it.
+        """
         one_rollout = self.single_step and self.config.rl.max_gen_batches == 1
-        return one_rollout and self.ranks.data_size == 1 and self.policy.replicated
+        one_rank = self.ranks.data_size == 1 and self.policy.replicated
+        return one_rollout and one_rank and self.config.backend.dtype == "float32"
 
     def rollout(self, prompts: PromptBatch, seed: int) -> RolloutGroups:
         """Groups of all prompts: this rank's in parts of at most the token budget, then those of all ranks."""
@@ -216,7 +220,11 @@ class Rl:
         return batch.part(share.start, share.stop)
 
     def update(self, batch: PackedGroups, read: ReadPrompts | None = None) -> dict[str, float]:
-        """The optimiser steps on one rollout; the first of them is the only one where ``read`` is given."""
+        """The optimiser steps on one rollout.
+
+        Args:
+            read: the batch's prompts, where the rollout has read them and one step follows.
+        """
         options = self.config.rl
         totals: dict[str, float] = {}
         norms, losses = [], []

@@ -29,6 +29,7 @@ from recrl.hardware.memory import (
 from recrl.hardware.model_shapes import SHAPES, ModelShape, shape_of
 from recrl.rollout.base import RolloutContext
 from recrl.rollout.beam import BeamOptions, rollout
+from recrl.training.kept_prompts import KeptPrompts
 from recrl.training.optimizer import owners
 
 SCRIPT = Path(__file__).parents[2] / "bench" / "memory_plan.py"
@@ -82,6 +83,33 @@ def test_activations_are_what_autograd_saves(
     kernels = {} if kernel == "auto" else dict.fromkeys(ELEMENTWISE, kernel)
     total, predicted = saved(monkeypatch, kind, dtype, kernels)
     assert predicted == pytest.approx(total, rel=0.02)
+
+
+def test_prompts_that_a_rollout_has_read_are_copied_to_their_responses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worlds, "SHAPE", SMALL)
+    policy = tiny_policy()
+    kept, prompts = KeptPrompts(policy), tiny_prompts(policy, PROMPTS)
+    weights = {parameter.untyped_storage().data_ptr() for parameter in policy.parameters()}
+    found: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.untyped_storage().data_ptr() not in weights:
+            found[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        with torch.no_grad():
+            groups = rollout(prompts, BeamOptions(group_size=8), RolloutContext(kept, policy.trie, tiny_codes(), 0))
+        nothing = torch.zeros(len(PROMPTS), dtype=torch.bool)
+        signal = Signal(groups, torch.ones(groups.exists.shape), groups.exists, nothing)
+        batch = pack_active(signal, policy.ops)
+        read = kept.of(signal, batch)
+        assert read is not None
+        policy.logp(batch, read)
+    total = sum(tensor.untyped_storage().nbytes() for tensor in found.values())
+    micro = MicroBatch(batch.effective_tokens, batch.states, batch.states, False, known=batch.prompt_tokens)
+    shape = shape_of(policy.model.config.to_dict(), "qwen3")
+    assert activations(shape, Engine("cpu"), Share(), micro) == pytest.approx(total, rel=0.02)
 
 
 def test_padded_attention_saves_its_output_twice(monkeypatch: pytest.MonkeyPatch) -> None:

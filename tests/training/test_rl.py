@@ -159,6 +159,12 @@ def test_several_optimiser_steps_a_rollout_read_their_prompts_themselves(
     assert not rl_of(world, trained, tmp_path, **SEVERAL).keeps_prompts
 
 
+def test_in_bfloat16_an_update_reads_its_prompts_itself(world: Path, trained: Path, tmp_path: Path) -> None:
+    config = rl_config(world, trained, tmp_path)
+    config = config.model_copy(update={"backend": config.backend.model_copy(update={"dtype": "bfloat16"})})
+    assert not Rl(config, StageFolder(config.folder / "rl")).keeps_prompts
+
+
 def test_any_token_budget_gives_the_same_gradient_and_log_probabilities(
     world: Path, trained: Path, tmp_path: Path
 ) -> None:
