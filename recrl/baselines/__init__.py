@@ -1,7 +1,7 @@
 """Recommenders that every table is compared with. ``BASELINES`` names them.
 
-A baseline is ``run(train: Sequences, num_items, options) -> Scorer``. It is fitted on training sequences only; the
-history that it later scores may hold items from after them (for the test split: the valid item).
+A baseline is ``run(train: Sequences, catalog: Catalog, options) -> Scorer``. It is fitted on training sequences only;
+the history that it later scores may hold items from after them (for the test split: the valid item).
 Letters: U users, N items.
 """
 
@@ -19,10 +19,12 @@ from recrl.evaluation.metrics import top_k
 BASELINES = {
     "popularity": "recrl.baselines.popularity:POPULARITY",
     "item_knn": "recrl.baselines.item_knn:ITEM_KNN",
+    "text_knn": "recrl.baselines.text_knn:TEXT_KNN",
+    "hybrid_knn": "recrl.baselines.hybrid_knn:HYBRID_KNN",
     "sasrec": "recrl.baselines.sasrec:SASREC",
 }
 
-COMPARED = ("popularity", "item_knn")
+COMPARED = ("popularity", "item_knn", "hybrid_knn")
 """Those that stand in every table; the others are asked for by name."""
 
 

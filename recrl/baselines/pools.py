@@ -20,8 +20,6 @@ from recrl.evaluation.metrics import top_k
 
 USERS_AT_ONCE = 64
 """Histories that are scored together: so few that their scores stay in a cache."""
-ROUNDING = 1e-6
-"""Share of a history's largest score below which a score is 0: what is left where a count is taken out of itself."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,6 @@ class Retriever:
     def _pools(self, histories: Ragged, own: Sequences | None) -> NDArray[np.int32]:
         """[U, C] of a few histories."""
         scores = np.array(self.scorer.scores(histories, own), np.float32)
-        scores[np.abs(scores) <= ROUNDING * np.abs(scores).max(1, keepdims=True)] = 0
         for item in np.flatnonzero(self.names != np.arange(len(self.names))):
             first = self.names[item]
             scores[:, first] = np.maximum(scores[:, first], scores[:, item])

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recrl.components import Options, Part
-from recrl.data.dataset import Sequences
+from recrl.data.dataset import Catalog, Sequences
 from recrl.data.frequency import counted, training_counts
 from recrl.data.ragged import Ragged
 
@@ -29,9 +29,9 @@ class Popularity:
         return left
 
 
-def fit(train: Sequences, num_items: int, options: Options) -> Popularity:  # noqa: ARG001
+def fit(train: Sequences, catalog: Catalog, options: Options) -> Popularity:  # noqa: ARG001
     """Count the training interactions."""
-    return Popularity(training_counts(train, num_items).astype(np.float32))
+    return Popularity(training_counts(train, len(catalog)).astype(np.float32))
 
 
 POPULARITY = Part(Options, fit)

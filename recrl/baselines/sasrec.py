@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from recrl.components import Options, Part
-from recrl.data.dataset import Sequences
+from recrl.data.dataset import Catalog, Sequences
 from recrl.data.ragged import Ragged
 from recrl.kernels.registry import pick
 from recrl.seeding import generator, seed_of
@@ -137,14 +137,14 @@ class Sasrec:
         return scores
 
 
-def fit(train: Sequences, num_items: int, options: SasrecOptions) -> Sasrec:
+def fit(train: Sequences, catalog: Catalog, options: SasrecOptions) -> Sasrec:
     """Train on the targets of the training sequences and on nothing else; a seed gives the same model every time."""
     rows = windows(train, options.history_limit)
     # Divided by the usual number of targets and not by a batch's own: all targets weigh alike, long rows' too.
     usual = (rows.items.lengths - rows.first_target).sum() * options.batch_size / max(1, len(rows))
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(seed_of(options.seed, "sasrec", "init"))
-        encoder = Encoder(num_items, options)
+        encoder = Encoder(len(catalog), options)
         optimizer = torch.optim.Adam(encoder.parameters(), lr=options.lr, betas=(0.9, 0.98))
         for epoch in range(options.epochs):
             torch.manual_seed(seed_of(options.seed, "sasrec", "epoch", epoch))

@@ -287,7 +287,7 @@ def evaluate_baselines(dataset: Dataset, config: RunConfig, split: str, folder: 
         for name in COMPARED:
             begin = time.perf_counter()
             part, options = resolve(BASELINES, Choice(kind=name), where="baseline")
-            scorer = part.run(dataset.train, len(dataset.catalog), options)
+            scorer = part.run(dataset.train, dataset.catalog, options)
             exclude = config.eval.exclude_history
             longest = int(protocol.examples.history.lengths.max(initial=0)) if exclude else 0
             wide = min(max(measures.ks) + longest, len(dataset.catalog))

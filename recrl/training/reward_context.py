@@ -32,7 +32,7 @@ def reward_context(world: World) -> RewardContext:
     @cache
     def fitted(kind: str, options: tuple[tuple[str, object], ...]) -> Scorer:
         part, checked = resolve(BASELINES, Choice(kind=kind, **dict(options)), where="rl.rewards.scorer")
-        scorer: Scorer = part.run(train, items, checked)
+        scorer: Scorer = part.run(train, world.dataset.catalog, checked)
         return scorer
 
     def scorer(choice: Choice) -> Callable[[Tensor], Tensor]:

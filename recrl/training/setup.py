@@ -170,8 +170,8 @@ def make_retriever(config: RunConfig, dataset: Dataset, trie: Trie) -> Retriever
     part, options = resolve(BASELINES, prompts.retriever, where="prompts.retriever")
     popularity, plain = resolve(BASELINES, Choice(kind="popularity"), where="prompts.retriever")
     return Retriever(
-        part.run(dataset.train, items, options),
-        popularity.run(dataset.train, items, plain),
+        part.run(dataset.train, dataset.catalog, options),
+        popularity.run(dataset.train, dataset.catalog, plain),
         trie.canonical,
         prompts.pool,
         by_rank=prompts.pool_order == "rank",

@@ -51,7 +51,7 @@ class Teacher:
                 f"sft.teacher.responses = {wanted}", why=f"the catalogue has {items} items", fix="ask for fewer"
             )
         part, options = resolve(BASELINES, config.sft.teacher.scorer, where="sft.teacher.scorer")
-        scorer = part.run(world.dataset.train, len(world.dataset.catalog), options)
+        scorer = part.run(world.dataset.train, world.dataset.catalog, options)
         return cls(scorer, config.sft.teacher, rows, world.device, config.run.seed)
 
     def batch(self, step: int) -> PackedGroups:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from catalogs import titled
 
 from recrl.baselines import BASELINES, recommend
 from recrl.baselines.item_knn import ItemKnnOptions
@@ -22,7 +23,7 @@ def sequences(*rows: list[int], first_target: list[int] | None = None) -> Sequen
 
 def fit(kind: str, train: Sequences, num_items: int, **options: float):
     part, checked = resolve(BASELINES, Choice(kind=kind, **options), where="baseline")
-    return part.run(train, num_items, checked)
+    return part.run(train, titled(num_items), checked)
 
 
 def test_popularity_recommends_the_most_frequent_and_ties_go_to_the_lower_index():
@@ -31,7 +32,7 @@ def test_popularity_recommends_the_most_frequent_and_ties_go_to_the_lower_index(
 
 
 def test_similarity_is_the_hand_computed_one():
-    model = fit("item_knn", sequences([0, 1, 2], [0, 2]), 4, window=2)
+    model = fit("item_knn", sequences([0, 1, 2], [0, 2]), 4, window=2, shrinkage=0)
     # Counts 2, 1, 2. After 0: item 1 at 1, item 2 at 2 and at 1. After 1: item 2 at 1. Backward weighs one half.
     r2 = math.sqrt(2)
     expected = [[0, 1 / r2, 1.5 / 2, 0], [0.5 / r2, 0, 1 / r2, 0], [0.75 / 2, 0.5 / r2, 0, 0], [0, 0, 0, 0]]
@@ -39,12 +40,12 @@ def test_similarity_is_the_hand_computed_one():
 
 
 def test_a_history_item_weighs_one_over_its_place_from_the_end():
-    model = fit("item_knn", sequences([0, 1], [2, 3]), 4, backward_weight=0)
+    model = fit("item_knn", sequences([0, 1], [2, 3]), 4, backward_weight=0, shrinkage=0)
     assert model.scores(Ragged.from_lists([[0, 2], [2, 0]])).tolist() == [[0, 0.5, 0, 1], [0, 1, 0, 0.5]]
 
 
 def test_only_the_last_items_are_looked_at_and_a_repeated_one_adds_up():
-    model = fit("item_knn", sequences([0, 1]), 2, backward_weight=0, num_recent=2)
+    model = fit("item_knn", sequences([0, 1]), 2, backward_weight=0, num_recent=2, shrinkage=0)
     assert model.scores(Ragged.from_lists([[0, 1, 1], [0, 0]])).tolist() == [[0, 0], [0, 1.5]]
 
 
@@ -98,7 +99,7 @@ def test_item_knn_reaches_the_published_probe_on_toys(shared: Path):
     lines = (shared / "data" / "amazon14" / "toys" / "sequences.txt").read_text().splitlines()
     rows = [[int(item) - 1 for item in line.split()[1:]] for line in lines]
     num_items = max(map(max, rows)) + 1
-    model = fit("item_knn", sequences(*(row[:-2] for row in rows)), num_items)
+    model = fit("item_knn", sequences(*(row[:-2] for row in rows)), num_items, shrinkage=0)
     histories, targets = Ragged.from_lists([row[:-1] for row in rows]), Ragged.from_lists([row[-1:] for row in rows])
     predictions = recommend(model, histories, 10)
     # The probe's tie order is not known; its figures lie within what the ties allow (.0853 to .0858, .0531 to .0539).
@@ -106,17 +107,27 @@ def test_item_knn_reaches_the_published_probe_on_toys(shared: Path):
     assert ndcg_at(predictions, targets, 10).mean() == pytest.approx(0.0534, abs=0.0003)
 
 
-def test_without_its_own_counts_a_history_is_scored_by_what_the_others_did():
+@pytest.mark.parametrize("kind", ["item_knn", "hybrid_knn"])
+@pytest.mark.parametrize("shrinkage", [0, 3])
+def test_without_its_own_counts_a_history_is_scored_as_if_its_sequence_had_not_been_there(kind, shrinkage):
     own, others = [0, 1, 2, 0, 3], ([1, 2], [0, 3, 1], [2, 2, 3])
-    history = Ragged.from_lists([[0, 1, 2]])
-    both = fit("item_knn", sequences(own, *others), 4, shrinkage=3)
-    rest = fit("item_knn", sequences(*others), 4, shrinkage=3)
-    rescaled = both.scale / rest.scale  # the counts below the root stay those of all
-    expected = 0
-    for place, item in enumerate([2, 1, 0], start=1):
-        expected = expected + rest.similarity.toarray()[item] * rescaled[item] * rescaled / place
+    history, options = Ragged.from_lists([[0, 1, 2]]), {"shrinkage": shrinkage}
+    if kind == "hybrid_knn":
+        options["text_weight"] = 0.5
+    both = fit(kind, sequences(own, *others), 4, **options)
+    rest = fit(kind, sequences(*others), 4, **options)
+    expected = rest.scores(history)[0]
     assert both.scores(history, sequences(own))[0] == pytest.approx(expected, abs=1e-6)
     assert both.scores(history)[0] != pytest.approx(expected, abs=1e-3)
+
+
+def test_what_only_the_own_sequence_knew_scores_zero_without_it():
+    rows = np.random.default_rng(3).permutation(200).reshape(20, 10).tolist()  # every item once: no other knows any
+    train = sequences(*rows)
+    for window, shrinkage in ((3, 0.0), (3, 50.0), (9, 7.0)):
+        model = fit("item_knn", train, 200, window=window, shrinkage=shrinkage)
+        assert model.scores(train.items).any()
+        assert not model.scores(train.items, train).any()
 
 
 def test_popularity_without_a_sequence_is_that_of_the_others():

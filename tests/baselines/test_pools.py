@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from catalogs import nameless
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -50,8 +51,8 @@ def random_sequences(seed: int, users: int = 40) -> Sequences:
 
 
 def retriever(train: Sequences, kind: str = "item_knn", *, size: int = 6, by_rank: bool = True) -> Retriever:
-    popularity = fit_popularity(train, ITEMS, Options())
-    scorer = fit_knn(train, ITEMS, ItemKnnOptions()) if kind == "item_knn" else popularity
+    popularity = fit_popularity(train, nameless(ITEMS), Options())
+    scorer = fit_knn(train, nameless(ITEMS), ItemKnnOptions(shrinkage=0)) if kind == "item_knn" else popularity
     return Retriever(scorer, popularity, np.arange(ITEMS), size, by_rank=by_rank)
 
 

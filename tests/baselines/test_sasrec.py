@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from catalogs import nameless
 from runs import run_config, write_world
 
 from recrl.baselines import recommend
@@ -121,7 +122,7 @@ def test_it_learns_an_order_that_no_count_of_pairs_shows(loss: str) -> None:
     options = SasrecOptions(**SMALL, epochs=40 if loss == "softmax" else 60, loss=loss)
     train = sequences(*(row[:-1] for row in rows))
     histories, targets = Ragged.from_lists([row[:-1] for row in rows]), Ragged.from_lists([row[-1:] for row in rows])
-    first = pass_at(recommend(fit(train, 30, options), histories, 1), targets, 1).mean()
+    first = pass_at(recommend(fit(train, nameless(30), options), histories, 1), targets, 1).mean()
     popular = pass_at(recommend(POPULARITY.run(train, 30, Options()), histories, 1), targets, 1).mean()
     assert first > 0.6 > 0.1 > popular
 
@@ -132,17 +133,18 @@ def test_a_seed_gives_the_same_model_and_leaves_the_callers_random_numbers_alone
     expected = torch.rand(4)
     torch.manual_seed(3)
     with torch.no_grad():  # a reward is fitted within a rollout
-        first = fit(train, 30, SasrecOptions(**SMALL, epochs=2)).scores(histories)
+        first = fit(train, nameless(30), SasrecOptions(**SMALL, epochs=2)).scores(histories)
     assert torch.equal(torch.rand(4), expected)
-    np.testing.assert_array_equal(first, fit(train, 30, SasrecOptions(**SMALL, epochs=2)).scores(histories))
-    assert not np.allclose(first, fit(train, 30, SasrecOptions(**SMALL, epochs=2, seed=1)).scores(histories))
+    np.testing.assert_array_equal(first, fit(train, nameless(30), SasrecOptions(**SMALL, epochs=2)).scores(histories))
+    assert not np.allclose(first, fit(train, nameless(30), SasrecOptions(**SMALL, epochs=2, seed=1)).scores(histories))
 
 
 def test_scores_are_probabilities_or_logits_of_the_same_order_and_own_changes_nothing() -> None:
     rows = chains(30)
     train, histories = sequences(*rows), Ragged.from_lists([rows[0][:-1], [], rows[1][:-1]])
     options = SasrecOptions(**SMALL, epochs=1)
-    model, logits = (fit(train, 30, options.model_copy(update={"output": name})) for name in ("probability", "logit"))
+    both = (options.model_copy(update={"output": name}) for name in ("probability", "logit"))
+    model, logits = (fit(train, nameless(30), chosen) for chosen in both)
     scores = model.scores(histories)
     assert scores.dtype == np.float32
     assert scores.sum(1) == pytest.approx([1, 0, 1], abs=1e-5)
@@ -153,13 +155,13 @@ def test_scores_are_probabilities_or_logits_of_the_same_order_and_own_changes_no
 
 
 def test_only_the_latest_items_are_looked_at() -> None:
-    model = fit(sequences(*chains(10)), 30, SasrecOptions(**SMALL, epochs=1, history_limit=3))
+    model = fit(sequences(*chains(10)), nameless(30), SasrecOptions(**SMALL, epochs=1, history_limit=3))
     long, short = model.scores(Ragged.from_lists([[9, 9, 1, 2, 3], [1, 2, 3]]))
     np.testing.assert_allclose(long, short, atol=1e-6)
 
 
 def test_nothing_to_train_on_gives_a_model_all_the_same() -> None:
-    assert np.isfinite(fit(sequences(), 5, SasrecOptions(**SMALL)).scores(Ragged.from_lists([[1]]))).all()
+    assert np.isfinite(fit(sequences(), nameless(5), SasrecOptions(**SMALL)).scores(Ragged.from_lists([[1]]))).all()
 
 
 def test_heads_that_do_not_divide_the_width_are_refused() -> None:
@@ -190,7 +192,7 @@ def test_it_scores_the_items_of_a_reward(run: Sft) -> None:
     scores = reward_context(run.world).scorer(Choice(kind="sasrec", **options))
     history = torch.tensor([[1, 2, 3], [4, -1, -1]])
     train, items = run.world.dataset.train, len(run.world.dataset.catalog)
-    expected = fit(train, items, SasrecOptions(**options)).scores(Ragged.from_lists([[1, 2, 3], [4]]))
+    expected = fit(train, nameless(items), SasrecOptions(**options)).scores(Ragged.from_lists([[1, 2, 3], [4]]))
     np.testing.assert_array_equal(scores(history).numpy(), expected)
 
 
@@ -198,6 +200,6 @@ def test_it_is_near_item_knn_on_real_sequences(shared: Path) -> None:
     """HR@10 of item-kNN is .137 here, of the defaults .147; a third of their computing comes to .119."""
     lines = (shared / "data" / "amazon14" / "toys_mini" / "sequences.txt").read_text().splitlines()
     rows = [[int(item) - 1 for item in line.split()[1:]] for line in lines]
-    model = fit(sequences(*(row[:-2] for row in rows)), 815, SasrecOptions(epochs=12, batch_size=16))
+    model = fit(sequences(*(row[:-2] for row in rows)), nameless(815), SasrecOptions(epochs=12, batch_size=16))
     histories, targets = Ragged.from_lists([row[:-1] for row in rows]), Ragged.from_lists([row[-1:] for row in rows])
     assert pass_at(recommend(model, histories, 10), targets, 10).mean() > 0.09

@@ -1,0 +1,92 @@
+"""Text neighbours: items whose text is like that of the items that the user saw last.
+
+Similarity of i and j is their cosine in ``text_embedding``, to a power that leaves the near ones, for the
+``neighbours`` nearest items of i. A user's score weighs the last items as item-kNN does. It knows nothing of what
+users did, so it scores an item that nobody took as well as any other.
+Letters: U users, N items.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+from scipy import sparse
+
+from recrl.baselines.item_knn import recency_weights
+from recrl.components import Options, Part
+from recrl.data.dataset import Catalog, Sequences
+from recrl.data.ragged import Ragged
+from recrl.sids.encoders import unit_rows
+from recrl.sids.encoders.tfidf_svd import text_embedding
+
+EXACT_ITEMS = 50_000
+"""Up to so many items every pair is compared; above, an item's neighbours are sought in the nearest cells alone."""
+ITEMS_A_CELL = 250
+CELLS_VISITED = 32
+
+
+class TextKnnOptions(Options):
+    neighbours: int = Field(100, ge=1)
+    """Nearest items of an item that count."""
+    power: float = Field(4.0, gt=0)
+    """Of the cosine; larger: the nearest ones alone."""
+    num_recent: int = Field(10, ge=1)
+    """Items of the history that are looked at."""
+    seed: int = 0
+    """Of the text embedding's SVD."""
+
+
+@dataclass(frozen=True)
+class TextKnn:
+    """``similarity`` [N, N] sparse float32, from history item to candidate."""
+
+    similarity: sparse.csr_matrix
+    options: TextKnnOptions
+
+    def scores(self, histories: Ragged, own: Sequences | None = None) -> NDArray[np.float32]:
+        """[U, N]; ``own`` changes nothing, since no count is behind it."""
+        return np.asarray(self.sparse_scores(histories, own).toarray(), np.float32)
+
+    def sparse_scores(self, histories: Ragged, own: Sequences | None = None) -> sparse.csr_matrix:  # noqa: ARG002
+        """The same as [U, N] sparse float32, without the zeros."""
+        weights = recency_weights(histories, self.options.num_recent, self.similarity.shape[0])
+        return (weights @ self.similarity).tocsr()
+
+
+def fit(train: Sequences, catalog: Catalog, options: TextKnnOptions) -> TextKnn:
+    """Find every item's neighbours.
+
+    Raises:
+        DataError: no item has text.
+    """
+    vectors = np.ascontiguousarray(unit_rows(text_embedding(catalog, train, options.seed)), np.float32)
+    count = len(vectors)
+    index = _index(vectors, options.seed)
+    cosine, found = index.search(vectors, min(options.neighbours + 1, count))
+    row = np.repeat(np.arange(count), found.shape[1])
+    similar, other = np.maximum(cosine.ravel(), 0) ** options.power, found.ravel()
+    kept = (other >= 0) & (other != row) & (similar > 0)
+    similarity = sparse.csr_matrix((similar[kept], (row[kept], other[kept])), shape=(count, count))
+    return TextKnn(similarity.astype(np.float32), options)
+
+
+def _index(vectors: NDArray[np.float32], seed: int) -> faiss.Index:
+    """Searches by inner product."""
+    count, width = vectors.shape
+    flat = faiss.IndexFlatIP(width)
+    if count <= EXACT_ITEMS:
+        flat.add(vectors)
+        return flat
+    index = faiss.IndexIVFFlat(flat, width, count // ITEMS_A_CELL, faiss.METRIC_INNER_PRODUCT)
+    index.cp.seed = seed + 1
+    index.nprobe = CELLS_VISITED
+    index.train(vectors)
+    index.add(vectors)
+    return index
+
+
+TEXT_KNN = Part(TextKnnOptions, fit, source="cosine of TF-IDF vectors")
