@@ -1,4 +1,4 @@
-"""The arithmetic that ``backend.dtype = "auto"`` chose: a run computes in nothing else, records it and resumes with it."""
+"""The arithmetic that ``backend.dtype = "auto"`` chose: a run computes in it, records it and resumes with it."""
 
 from __future__ import annotations
 
