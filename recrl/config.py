@@ -149,8 +149,9 @@ class PromptSection(Section):
 class BackendSection(Section):
     device: str = "auto"
     """``auto``, ``cpu``, ``cuda``, ``npu`` or one with an index, as torch writes them."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Arithmetic of the matrix products in SFT and RL updates; the weights stay float32."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of matrix products; the weights stay float32. ``auto`` measures at the start and takes bfloat16 where
+    its products are faster on this device, else float32; a resumed run keeps what it began with."""
     token_budget: int = Field(32768, ge=64)
     """Tokens of one forward pass: the size of micro-batches and rollout batches."""
     engine: Literal["torch", "fsdp2", "megatron"] = "torch"

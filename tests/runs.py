@@ -37,7 +37,7 @@ def run_config(world: Path, runs: Path, **sections: Any) -> RunConfig:
         "data": {"path": str(world / "data"), "history_limit": 6},
         "sid": {"path": str(world / "sids")},
         "model": {"preset": "tiny", "shape": SHAPE},
-        "backend": {"device": "cpu"},
+        "backend": {"device": "cpu", "dtype": "float32"},  # tolerances and exact figures are float32's
         "sft": {"epochs": 2, "batch_size": 32, "warmup_steps": 2, "lr": 0.003},
         "rl": {
             "steps": 4,

@@ -7,7 +7,6 @@ import importlib.util
 import logging
 import resource
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
@@ -172,16 +171,3 @@ def synchronize(device: torch.device) -> None:
     """Wait for the device, so that a clock read afterwards means something."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
-
-
-def measured_peak_flops(device: torch.device, dtype: str, size: int = 1024, repeats: int = 5) -> float:
-    """FLOP/s of a large matrix product, best of ``repeats``: what MFU is a share of where no profile gives a peak."""
-    left, right = (torch.ones(size, size, device=device, dtype=DTYPES[dtype]) for _ in range(2))
-    best = float("inf")
-    for _ in range(repeats):
-        synchronize(device)
-        begin = time.perf_counter()
-        left @ right
-        synchronize(device)
-        best = min(best, time.perf_counter() - begin)
-    return 2 * size**3 / best

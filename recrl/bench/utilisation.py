@@ -11,7 +11,7 @@ from statistics import median
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from recrl.backends.device import measured_peak_flops
+from recrl.backends.matmul_speed import product_flops
 from recrl.bench.layouts import choose_budget, make_layout_rl
 from recrl.bench.markdown import count, milliseconds, table
 from recrl.bench.measurement import Figures, Measurement, Seconds, Setting, UnequalWorkError
@@ -126,7 +126,7 @@ def measure(folder: Path, size: WorldSize, setting: Setting, product: int) -> li
         choose_budget(rl)
         tasks[dtype] = partial(rl.update, rl.active_batch())
         tasks[f"{dtype} product"] = lambda dtype=dtype: peaks[dtype].append(  # type: ignore[misc]
-            measured_peak_flops(CPU, dtype, product, repeats=3)
+            product_flops(CPU, dtype, (product,))
         )
     times = interleave(tasks, setting.repeats)
     cases = []

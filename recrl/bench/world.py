@@ -114,7 +114,7 @@ def make_config(folder: Path, size: WorldSize, threads: int, **sections: dict[st
         "data": {"path": str(folder / "data"), "history_limit": size.history},
         "sid": {"path": str(folder / "sids")},
         "model": {"preset": "tiny", "shape": SHAPES[size.shape], "text_vocab_size": TEXT_TOKENS},
-        "backend": {"device": "cpu"},
+        "backend": {"device": "cpu", "dtype": "float32"},
         "rl": {
             "init": str(folder / "model"),
             "prompts_per_step": size.prompts,

@@ -86,15 +86,15 @@ def with_figures(profile: Profile) -> Profile:
     import psutil
     import torch
 
-    from recrl.backends.device import measured_peak_flops
+    from recrl.backends.matmul_speed import product_flops
     from recrl.hardware.doctor import COPY_BYTES, copy_speed
 
     device = torch.device(profile.device)
     speed = copy_speed(device, COPY_BYTES) / 1e9
     figures = {
         "memory_gib": psutil.virtual_memory().total / 2**30,
-        "bf16_tflops": measured_peak_flops(device, "bfloat16") / 1e12,
-        "fp32_tflops": measured_peak_flops(device, "float32") / 1e12,
+        "bf16_tflops": product_flops(device, "bfloat16") / 1e12,
+        "fp32_tflops": product_flops(device, "float32") / 1e12,
         "memory_bandwidth_gbps": speed,
         # One device sends nothing to another; its own memory is as near as it gets.
         "intra_node_gbps": speed,

@@ -239,15 +239,19 @@ def _native() -> dict[str, str]:
     return {"compiled": f"no: {obstacle}; the plain torch kernels, which are slower, take their place"}
 
 
-def measure(device: torch.device) -> dict[str, float]:
-    """Speed of the device: matrix products in 10^9 FLOP/s, and a copy in 10^9 bytes read and written a second."""
-    from recrl.backends.device import measured_peak_flops
+def measure(device: torch.device) -> dict[str, Any]:
+    """Speed of the device: matrix products in 10^9 FLOP/s, a copy in 10^9 bytes read and written a second.
 
-    figures = {
-        f"matmul_{dtype}_gflops": round(measured_peak_flops(device, dtype) / 1e9, 1)
-        for dtype in ("float32", "bfloat16")
+    ``auto_dtype`` is what ``backend.dtype = "auto"`` takes, and why.
+    """
+    from recrl.backends.device import DTYPES
+    from recrl.backends.matmul_speed import comparison, faster_dtype, product_flops
+
+    speeds = {f"matmul_{dtype}_gflops": round(product_flops(device, dtype) / 1e9, 1) for dtype in DTYPES}
+    return speeds | {
+        "auto_dtype": f"{faster_dtype(device)}, since {comparison(device)}",
+        "copy_gb_per_s": round(copy_speed(device, COPY_BYTES) / 1e9, 2),
     }
-    return figures | {"copy_gb_per_s": round(copy_speed(device, COPY_BYTES) / 1e9, 2)}
 
 
 def copy_speed(device: torch.device, num_bytes: int) -> float:

@@ -49,7 +49,7 @@ def launch(stage: Stage, report: Report, *, overwrite: bool, resume: bool) -> di
         keep_freed_memory()
     folder, ranks = stage.folder, stage.world.ranks
     if not ranks.agree(resume and folder.started):
-        folder.start(stage.config, str(stage.world.device), overwrite=overwrite)
+        folder.start(stage.config, str(stage.world.device), stage.world.dtype, overwrite=overwrite)
         ranks.wait()
         return _run(stage, report)
     folder.check_config(stage.config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -12,12 +13,15 @@ import torch
 from transformers import PreTrainedModel
 
 from recrl.backends.decoder_policy import DecoderPolicy
-from recrl.backends.device import measured_peak_flops, peak_memory_gb, synchronize
+from recrl.backends.device import peak_memory_gb, synchronize
+from recrl.backends.matmul_speed import peak_flops
 from recrl.config import RunConfig
 from recrl.groups import PackedGroups
 from recrl.hardware.flops import TRAINING_PASSES, Products, Work, forward_flops
 from recrl.hardware.model_shapes import shape_of
 from recrl.models.fused import weights_left_out
+
+logger = logging.getLogger(__name__)
 
 
 def products_of(policy: DecoderPolicy) -> Products:
@@ -33,7 +37,7 @@ def make_meter(policy: DecoderPolicy, config: RunConfig, devices: int) -> Meter:
     """A meter that counts as the config says."""
     products = products_of(policy)
     counted = {"computed": products, "verl": products.as_verl}
-    return Meter(counted[config.backend.mfu], policy.device, config.backend.dtype, devices)
+    return Meter(counted[config.backend.mfu], policy.device, policy.dtype, devices)
 
 
 def products_of_model(model: PreTrainedModel) -> Products:
@@ -55,14 +59,21 @@ def products_of_model(model: PreTrainedModel) -> Products:
 class Meter:
     """Collects one step's figures; ``take`` gives them and starts anew.
 
+    No device exceeds its peak: an MFU above 1 means that the peak was measured while the device was busy, or that what
+    was counted is not what was computed. The peak is then measured again; if MFU is still above 1, it is left out.
+
     Args:
+        dtype: as ``DecoderPolicy.dtype``.
         devices: that compute together; what is counted is the work of all of them.
     """
 
     def __init__(self, products: Products, device: torch.device, dtype: str, devices: int = 1) -> None:
         self._products = products
         self._device = device
-        self._peak = measured_peak_flops(device, dtype) * devices
+        self._dtype = dtype
+        self._devices = devices
+        self._peak = self._measured_peak()
+        self._refused = False
         self._seconds: dict[str, float] = defaultdict(float)
         self._flops = 0.0
         self._tokens = 0
@@ -92,11 +103,29 @@ class Meter:
         values["tokens/actor_effective"] = float(self._tokens)
         values["perf/max_memory_allocated_gb"] = round(peak_memory_gb(self._device), 4)
         if seconds > 0:
-            values["perf/mfu/actor"] = self._flops / seconds / self._peak
+            values |= self._mfu(self._flops / seconds)
             values["perf/throughput"] = self._tokens / seconds
         self._seconds.clear()
         self._flops, self._tokens = 0.0, 0
         return values
+
+    def _mfu(self, flops: float) -> dict[str, float]:
+        """The metric for so many FLOP/s; {} where they can't be."""
+        if flops > self._peak and not self._refused:
+            self._peak = max(self._peak, self._measured_peak())
+        if flops <= self._peak:
+            return {"perf/mfu/actor": flops / self._peak}
+        if not self._refused:
+            logger.warning(
+                "perf/mfu/actor is left out where it is above 1: %.3g FLOP/s were counted, and products reach %.3g",
+                flops,
+                self._peak,
+            )
+            self._refused = True
+        return {}
+
+    def _measured_peak(self) -> float:
+        return peak_flops(self._device, self._dtype) * self._devices
 
 
 def read_work(batch: PackedGroups) -> Work:

@@ -82,7 +82,7 @@ class Rl:
         """
         one_rollout = self.single_step and self.config.rl.max_gen_batches == 1
         one_rank = self.ranks.data_size == 1 and self.policy.replicated
-        return one_rollout and one_rank and self.config.backend.dtype == "float32"
+        return one_rollout and one_rank and self.policy.dtype == "float32"
 
     def rollout(self, prompts: PromptBatch, seed: int) -> RolloutGroups:
         """Groups of all prompts: this rank's in parts of at most the token budget, then those of all ranks."""
@@ -405,4 +405,5 @@ def starting_point(config: RunConfig) -> tuple[World, DecoderPolicy]:
 def train_rl(config: RunConfig, report: Report, *, overwrite: bool = False, resume: bool = False) -> dict[str, Any]:
     """Run RL as the config says, below ``config.folder / "rl"``."""
     folder = stage_folder(config.folder / "rl")
-    return launch(Rl(config, folder), report, overwrite=overwrite, resume=resume)
+    begun = folder.as_begun(config) if resume else config
+    return launch(Rl(begun, folder), report, overwrite=overwrite, resume=resume)

@@ -46,7 +46,7 @@ class StageFolder:
         """Seconds spent in this stage, over all of its launches."""
         return self._before_s + time.monotonic() - self._begin
 
-    def start(self, config: RunConfig, device: str, *, overwrite: bool) -> None:
+    def start(self, config: RunConfig, device: str, dtype: str, *, overwrite: bool) -> None:
         """Make the folder, or refuse where another run's results lie."""
         if self.path.exists():
             if not overwrite and not self._is_cut_short():
@@ -60,7 +60,7 @@ class StageFolder:
             self.checkpoints.mkdir(parents=True)
         except OSError as error:
             raise UserError(f"can't write {self.path}", why=error.strerror or str(error), fix="set run.dir") from None
-        text = json.dumps(environment(device, config.run.seed), indent=2) + "\n"
+        text = json.dumps(environment(device, dtype, config.run.seed), indent=2) + "\n"
         (self.path / "environment.json").write_text(text)
         write_text(self.path / "config.toml", config.to_toml())  # last: a folder that has it was started
         self.status("running")
@@ -75,13 +75,43 @@ class StageFolder:
         files = {path.relative_to(self.path).as_posix() for path in self.path.rglob("*")}
         return self.path.is_dir() and files <= {"checkpoints", "environment.json", ".config.toml.tmp"}
 
+    def as_begun(self, config: RunConfig) -> RunConfig:
+        """The config with the arithmetic that ``auto`` chose when the run began: a second measurement may differ."""
+        if not self.started or config.backend.dtype != "auto":
+            return config
+        backend = config.backend.model_copy(update={"dtype": self._dtype})
+        return config.model_copy(update={"backend": backend})
+
+    @property
+    def _dtype(self) -> str:
+        """The arithmetic that the run began with.
+
+        Raises:
+            UserError: the file that says so is missing or damaged.
+        """
+        file = self.path / "environment.json"
+        try:
+            kept = json.loads(file.read_text())
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"can't read {file}",
+                why=f"it names the arithmetic that the run began with: {error}",
+                fix="put it back, or start under another run.name",
+            ) from None
+        return str(kept.get("dtype", "float32"))  # which older runs had unless their config said otherwise
+
     def check_config(self, config: RunConfig) -> None:
         """A resumed run must be the same run; how it is spread over devices may change.
+
+        Args:
+            config: as ``as_begun`` gives it.
 
         Raises:
             UserError: the config is not the one that the run started with.
         """
-        saved, wanted = (_without_layout(text) for text in ((self.path / "config.toml").read_text(), config.to_toml()))
+        texts = ((self.path / "config.toml").read_text(), config.to_toml())
+        auto, chosen = 'dtype = "auto"\n', f'dtype = "{self._dtype}"\n'
+        saved, wanted = (_without_layout(text).replace(auto, chosen) for text in texts)
         if saved != wanted:
             raise UserError(
                 f"{self.path} was started with another config",
@@ -113,7 +143,7 @@ class StageFolder:
 class Bystander(StageFolder):
     """The folder as ranks other than the first have it: they write nothing."""
 
-    def start(self, config: RunConfig, device: str, *, overwrite: bool) -> None:
+    def start(self, config: RunConfig, device: str, dtype: str, *, overwrite: bool) -> None:
         pass
 
     def check_config(self, config: RunConfig) -> None:
@@ -134,7 +164,7 @@ def stage_folder(path: Path) -> StageFolder:
     return StageFolder(path) if own_rank() == 0 else Bystander(path)
 
 
-def environment(device: str, seed: int) -> dict[str, Any]:
+def environment(device: str, dtype: str, seed: int) -> dict[str, Any]:
     """What a result depends on besides the config."""
     found = {}
     for package in PACKAGES:
@@ -148,6 +178,7 @@ def environment(device: str, seed: int) -> dict[str, Any]:
         "platform": platform.platform(),
         "packages": found,
         "device": device,
+        "dtype": dtype,
         "cpus": os.cpu_count(),
         "git_revision": _git_revision(),
         "seed": seed,

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from recrl.backends.decoder_policy import DecoderPolicy
 from recrl.backends.device import local_device
 from recrl.backends.engines import ENGINES
+from recrl.backends.matmul_speed import choose_dtype
 from recrl.backends.ranks import ALONE, Ranks, join
 from recrl.baselines import BASELINES
 from recrl.baselines.pools import Retriever
@@ -47,6 +48,7 @@ class World:
     Attributes:
         codes: [items, L] SID codes on the policy's device.
         trie: of every item's response, on the policy's device.
+        dtype: of matrix products, the same on all ranks.
         ranks: the processes of this run.
     """
 
@@ -56,6 +58,7 @@ class World:
     trie: Trie
     codes: Tensor
     device: torch.device
+    dtype: str = "float32"
     ranks: Ranks = ALONE
 
 
@@ -123,6 +126,7 @@ def make_world(
         torch.set_num_threads(config.run.threads)
     device = local_device(config.backend.device, local_rank())
     ranks = join(device, config.backend.tensor_parallel)
+    dtype = ranks.agree(choose_dtype(config.backend.dtype, device) if ranks.is_first else "")
     limit = config.data.history_limit
     prompts = config.prompts
     writer = PromptWriter.make(
@@ -144,7 +148,7 @@ def make_world(
             why=f"the catalogue has {len(dataset.catalog)} items",
             fix="set it to that or less",
         )
-    return World(dataset, index, writer, trie, torch.from_numpy(index.codes).long().to(device), device, ranks)
+    return World(dataset, index, writer, trie, torch.from_numpy(index.codes).long().to(device), device, dtype, ranks)
 
 
 def make_retriever(config: RunConfig, dataset: Dataset, trie: Trie) -> Retriever:
@@ -185,7 +189,7 @@ def start_world(config: RunConfig, *, titles: bool = False) -> tuple[World, Deco
         _, tokenizer = read_folder(config.model.path)
         add_sid_tokens(tokenizer, index)
         world = make_world(config, tokenizer, dataset, index, titles=titles)
-        seed, options = seed_of(config.run.seed, "grow"), _policy_options(config)
+        seed, options = seed_of(config.run.seed, "grow"), _policy_options(config, world)
         engine = _engine(config, world)
         policy = engine.load_grown(config.model.path, tokenizer, seed, world.trie, world.device, **options)
         if policy is not None:
@@ -201,17 +205,17 @@ def make_policy(
 ) -> DecoderPolicy:
     """A model in memory as a policy of the config's engine, with its arithmetic and log-probability space."""
     kind = _engine(config, world)
-    return kind.of(model, tokenizer, world.trie, world.device, **_policy_options(config))
+    return kind.of(model, tokenizer, world.trie, world.device, **_policy_options(config, world))
 
 
 def _engine(config: RunConfig, world: World) -> type[DecoderPolicy]:
     return ENGINES[config.backend.engine](world.device, config.backend.tensor_parallel)
 
 
-def _policy_options(config: RunConfig) -> dict[str, Any]:
+def _policy_options(config: RunConfig, world: World) -> dict[str, Any]:
     backend = config.backend
     return {
-        "dtype": backend.dtype,
+        "dtype": world.dtype,
         "token_budget": backend.token_budget,
         "space": backend.logprob_space,
         "kernels": backend.kernels,
@@ -237,6 +241,6 @@ def load_world(config: RunConfig, folder: Path, *, titles: bool = False) -> tupl
             fix="put the index back, or train again",
         )
     world = make_world(config, tokenizer, dataset, index, titles=titles)
-    policy = _engine(config, world).load(folder, world.trie, world.device, **_policy_options(config))
+    policy = _engine(config, world).load(folder, world.trie, world.device, **_policy_options(config, world))
     policy.model.eval()
     return world, policy

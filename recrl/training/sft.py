@@ -214,4 +214,5 @@ class Sft:
 def train_sft(config: RunConfig, report: Report, *, overwrite: bool = False, resume: bool = False) -> dict[str, Any]:
     """Run SFT as the config says, below ``config.folder / "sft"``."""
     folder = stage_folder(config.folder / "sft")
-    return launch(Sft(config, folder), report, overwrite=overwrite, resume=resume)
+    begun = folder.as_begun(config) if resume else config
+    return launch(Sft(begun, folder), report, overwrite=overwrite, resume=resume)

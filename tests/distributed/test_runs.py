@@ -140,6 +140,13 @@ def test_sft_and_rl_are_the_runs_of_one_process(
         assert_same_run(config, methods_alone[name], "rl")
 
 
+def test_ranks_that_measure_differently_take_the_first_ones_arithmetic(world: Path, tmp_path: Path) -> None:
+    config = run_config(world, tmp_path, sft=SFT, backend={"dtype": "auto"})
+    done = run_ranks("unlike.py", 2, written(config))
+    assert done.returncode == 0, done.stdout
+    assert "chosen: ['bfloat16', 'bfloat16']" in done.stdout
+
+
 @pytest.mark.parametrize("backend", [{}, FSDP2], ids=["dp2", "fsdp2"])
 def test_a_rank_without_a_prompt_goes_along(
     world: Path, alone: RunConfig, tmp_path: Path, backend: dict[str, Any]

@@ -10,6 +10,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from recrl.backends import matmul_speed
 from recrl.commands.doctor import doctor
 from recrl.hardware import doctor as examined
 from recrl.hardware.doctor import copy_speed, examine, kernel_choice
@@ -34,7 +35,23 @@ def test_this_machine_can_run(tmp_path: Path):
     assert set(found.facts["links"].values()) == {"ok"}
     assert found.facts["disk"]["folder"] == str(tmp_path)
     assert found.facts["measured"]["matmul_float32_gflops"] > 0
+    assert found.facts["measured"]["matmul_bfloat16_gflops"] > 0
     assert found.facts["measured"]["copy_gb_per_s"] > 0
+
+
+@pytest.mark.parametrize(("factor", "taken"), [(0.25, "bfloat16"), (9.4, "float32")])
+def test_what_auto_takes_stands_beside_the_rates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: float, taken: str
+):
+    monkeypatch.setattr(matmul_speed, "bfloat16_time", lambda _: factor)
+    monkeypatch.setattr(matmul_speed, "product_flops", lambda _, dtype: {"float32": 4e10, "bfloat16": 5.06e9}[dtype])
+    monkeypatch.setattr(examined, "CORE", FEW)
+    monkeypatch.setattr(examined, "copy_speed", lambda *_: 1e9)
+    monkeypatch.chdir(tmp_path)
+    lines = [" ".join(line.split()) for line in CliRunner().invoke(doctor, []).output.splitlines()]
+    assert "matmul float32 (GFLOP/s) 40.0" in lines
+    assert "matmul bfloat16 (GFLOP/s) 5.1" in lines
+    assert f"auto dtype {taken}, since bfloat16 products take {factor} times as long as float32's here" in lines
 
 
 def test_a_copy_counts_what_is_read_and_what_is_written(monkeypatch: pytest.MonkeyPatch):

@@ -121,7 +121,7 @@ def test_a_resumed_run_leaves_the_same_rows_and_sft_learns_them(world: Path, tra
 
     stage = StageFolder(cut.folder / "rl")
     killed = Rl(cut, stage)
-    stage.start(cut, "cpu", overwrite=False)
+    stage.start(cut, "cpu", "float32", overwrite=False)
     killed.validate()
     killed.save()
     killed.step()  # and nothing says that this step is done

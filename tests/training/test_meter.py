@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -13,6 +16,7 @@ from recrl.hardware.flops import Work
 from recrl.models.presets import preset_model
 from recrl.rollout.base import RolloutContext
 from recrl.rollout.beam import BeamOptions, rollout
+from recrl.training import meter as meters
 from recrl.training.kept_prompts import KeptPrompts
 from recrl.training.meter import Meter, products_of, products_of_model, read_work, update_work
 
@@ -114,3 +118,51 @@ def test_verl_counts_the_lookup_and_the_head_at_every_token() -> None:
     weights = products.body + 2 * products.head
     attention = 6 * (30**2 + 50**2) * products.channels * products.layers
     assert meter.flops == 6 * weights * 80 + attention
+
+
+@pytest.fixture
+def peaks(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What the device's peak is measured as, one call after the other."""
+    given: list[float] = []
+    calls: Iterator[float] = iter(given)
+    monkeypatch.setattr(meters, "peak_flops", lambda *_: next(calls))
+    return given
+
+
+def shares(meter: Meter, monkeypatch: pytest.MonkeyPatch, flops: list[float]) -> list[float | None]:
+    """MFU of steps of one second with so many FLOPs each."""
+    found = []
+    for step in flops:
+        clock = iter([0.0, 1.0])
+        monkeypatch.setattr(meters.time, "perf_counter", lambda clock=clock: next(clock))
+        with meter.time("step"):
+            meter._flops = step
+        found.append(meter.take("step").get("perf/mfu/actor"))
+    return found
+
+
+def test_mfu_is_of_the_peak_of_all_devices(peaks: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    peaks.append(100.0)
+    meter = Meter(products_of_model(tiny_model("qwen3", 20)), CPU, "float32", devices=4)
+    assert shares(meter, monkeypatch, [100.0, 400.0]) == [0.25, 1.0]
+
+
+def test_a_peak_that_a_step_exceeds_is_measured_again(
+    peaks: list[float], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    peaks += [100.0, 400.0]
+    meter = Meter(products_of_model(tiny_model("qwen3", 20)), CPU, "float32")
+    assert shares(meter, monkeypatch, [50.0, 200.0, 100.0]) == [0.5, 0.5, 0.25]
+    assert not caplog.records
+
+
+def test_an_mfu_that_stays_above_1_is_left_out_with_one_warning(
+    peaks: list[float], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    peaks += [100.0, 120.0]
+    meter = Meter(products_of_model(tiny_model("qwen3", 20)), CPU, "float32")
+    with caplog.at_level(logging.WARNING):
+        assert shares(meter, monkeypatch, [350.0, 350.0, 60.0]) == [None, None, 0.5]
+    assert caplog.messages == [
+        "perf/mfu/actor is left out where it is above 1: 350 FLOP/s were counted, and products reach 120"
+    ]
