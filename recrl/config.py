@@ -146,6 +146,25 @@ class PromptSection(Section):
         return self
 
 
+class MemorySection(Section):
+    """A collaborative memory in the policy: it weighs on every legal response by what a scorer knows of the history."""
+
+    weight: float = Field(0.0, ge=0, le=8)
+    """Exponent of the scorer's share: a response's probability is proportional to the model's times share^weight. 0 is
+    a policy without a memory."""
+    floor: float = Field(1e-4, gt=0, lt=1)
+    """Added to every share, so that items of which the scorer knows nothing stay possible."""
+    scorer: Choice = Choice(kind="hybrid_knn")
+    """A baseline whose scores are sparse, fitted on the training sequences."""
+    size: int = Field(200, ge=1)
+    """Items that are recalled for a history, the best."""
+    hidden_size: int = Field(0, ge=0)
+    """Width of a small network on what is known of a recalled item (its scores, its count, how near its text is to
+    the last items), which RL trains along with the model; 0 leaves the memory as it is."""
+    lr: float = Field(3e-3, gt=0)
+    """Highest learning rate of that network; its schedule is RL's."""
+
+
 class BackendSection(Section):
     device: str = "auto"
     """``auto``, ``cpu``, ``cuda``, ``npu`` or one with an index, as torch writes them."""
@@ -366,6 +385,7 @@ class RunConfig(Section):
     sid: SidSection = SidSection()
     model: ModelSection = ModelSection()
     prompts: PromptSection = PromptSection()
+    memory: MemorySection = MemorySection()
     backend: BackendSection = BackendSection()
     sft: SftSection = SftSection()
     rl: RlSection = RlSection()
@@ -398,6 +418,14 @@ class RunConfig(Section):
                 "rows of sft.feedback do not say which sequence they were cut from, and prompts.pool has to leave that "
                 "one's own counts out"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _memory_learns_where_it_can(self) -> Self:
+        if self.memory.hidden_size and self.memory.weight == 0:
+            raise ValueError("memory.hidden_size needs memory.weight above 0")
+        if self.memory.hidden_size and self.backend.engine != "torch":
+            raise ValueError("memory.hidden_size needs backend.engine = 'torch': the other engines keep a memory fixed")
         return self
 
     @property

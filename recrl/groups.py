@@ -17,6 +17,7 @@ from torch import Tensor
 
 from recrl.kernels.ops import Ops
 from recrl.kernels.shared_prefix_attention.rows import RowSizes
+from recrl.memory.recalled import Recalled
 from recrl.sids.trie import Among, Trie
 
 
@@ -45,6 +46,7 @@ class PromptBatch:
         start: [B] trie node that responses go on from: a root, or behind the part of the target that is given.
         pool: [B, C] candidates that a prompt shows, and the only items that its responses may name; a row of -1 alone
             is the whole catalogue, and None is that for all prompts.
+        recalled: what the memory knows of the prompts, None without one.
     """
 
     ids: Tensor
@@ -53,6 +55,7 @@ class PromptBatch:
     history: Tensor
     start: Tensor
     pool: Tensor | None = None
+    recalled: Recalled | None = None
 
     def __len__(self) -> int:
         return len(self.length)
@@ -79,11 +82,19 @@ class PromptBatch:
 
     def select(self, rows: Tensor) -> PromptBatch:
         """Some prompts, cut to the longest of them."""
-        length = self.length[rows]
-        width = int(length.max()) if len(length) else 0
-        targets = Targets(self.targets.items[rows], self.targets.codes[rows])
-        pool = None if self.pool is None else self.pool[rows]
-        return PromptBatch(self.ids[rows, :width], length, targets, self.history[rows], self.start[rows], pool)
+        return self.cut(rows, int(self.length[rows].max()) if len(rows) else 0)
+
+    def cut(self, rows: Tensor | slice, width: int) -> PromptBatch:
+        """Some prompts, none of them longer than ``width``."""
+        return PromptBatch(
+            self.ids[rows, :width],
+            self.length[rows],
+            Targets(self.targets.items[rows], self.targets.codes[rows]),
+            self.history[rows],
+            self.start[rows],
+            None if self.pool is None else self.pool[rows],
+            None if self.recalled is None else self.recalled.select(rows),
+        )
 
 
 @dataclass(frozen=True)
@@ -375,14 +386,7 @@ class PackedGroups:
         here = slice(begin, stop)
         first = sum(sizes.rows.group[:begin])
         rows = slice(first, first + sum(sizes.rows.group[here]))
-        asked = PromptBatch(
-            prompts.ids[here, : max(sizes.rows.prompt[here], default=0)],
-            prompts.length[here],
-            Targets(prompts.targets.items[here], prompts.targets.codes[here]),
-            prompts.history[here],
-            prompts.start[here],
-            None if prompts.pool is None else prompts.pool[here],
-        )
+        asked = prompts.cut(here, max(sizes.rows.prompt[here], default=0))
         part = self._rows(asked, self.prompt_of[rows] - begin, rows)
         own = sizes.rows.own[here]
         known = RowSizes(sizes.rows.prompt[here], sizes.rows.group[here], sizes.rows.row[rows], own)

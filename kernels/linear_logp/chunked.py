@@ -49,14 +49,17 @@ def linear_logp(
     return _apply(_LinearLogp, hidden, weight, target, source, passes or Passes)
 
 
-def legal_logp(hidden: Tensor, weight: Tensor, target: Tensor, legal: Tensor, exists: Tensor) -> tuple[Tensor, Tensor]:
+def legal_logp(
+    hidden: Tensor, weight: Tensor, target: Tensor, legal: Tensor, exists: Tensor, bias: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """As ``reference.legal_logp``, holding LEGAL_CHUNK logits at a time, and [T, C] for the backward pass.
 
     ``weight`` may be the rows alone that are legal anywhere; ``target`` and ``legal`` are then numbers of its rows.
     """
     if len(hidden) * len(weight) <= PLAIN:
-        return reference.legal_logp(hidden, weight, target, legal, exists)
-    return _apply(_LegalLogp, hidden, weight, target, legal, exists)
+        return reference.legal_logp(hidden, weight, target, legal, exists, bias)
+    value, entropy = _apply(_LegalLogp, hidden, weight, target, legal, exists, bias)
+    return value if bias is None else value + reference.bias_of(target, legal, exists, bias), entropy
 
 
 def _apply(function: Any, hidden: Tensor, weight: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
@@ -65,7 +68,8 @@ def _apply(function: Any, hidden: Tensor, weight: Tensor, *rest: Any) -> tuple[T
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
         hidden, weight = hidden.to(dtype), weight.to(dtype)
-    differentiable = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
+    trained = [part for part in (hidden, weight, *rest) if isinstance(part, Tensor) and part.requires_grad]
+    differentiable = torch.is_grad_enabled() and bool(trained)
     value, entropy = function.apply(hidden, weight, differentiable, *rest)
     return value, entropy
 
@@ -345,11 +349,21 @@ class _WeightGradient:
 
 
 class _LegalLogp(torch.autograd.Function):
-    """``legal_logp``, block of tokens by block of tokens, with the probabilities kept for the backward pass."""
+    """``legal_logp``, block of tokens by block of tokens, with the probabilities kept for the backward pass.
+
+    The bias counts in the normaliser alone: what it adds to the target's logit is for the caller.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, differentiable: bool, target: Tensor, legal: Tensor, exists: Tensor
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        differentiable: bool,
+        target: Tensor,
+        legal: Tensor,
+        exists: Tensor,
+        bias: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         work = torch.promote_types(hidden.dtype, torch.float32)
         rows = max(1, LEGAL_CHUNK // len(weight))
@@ -360,7 +374,10 @@ class _LegalLogp(torch.autograd.Function):
             logits = _mm(hidden[block], weight.t(), out=_matrix(buffer, _size(block), len(weight)))
             chosen = logits.gather(1, target[block].unsqueeze(1)).squeeze(1)
             # A finite number in place of -inf, which times a probability of 0 would be NaN.
-            offered = logits.gather(1, legal[block]).to(work).masked_fill_(~exists[block], torch.finfo(work).min)
+            offered = logits.gather(1, legal[block]).to(work)
+            if bias is not None:
+                offered += bias[block]
+            offered.masked_fill_(~exists[block], torch.finfo(work).min)
             scratch = torch.empty_like(offered)
             peak, total, moment = hidden.new_empty(3, _size(block), dtype=work)
             _sums(offered, scratch, peak, total, moment)
@@ -375,7 +392,7 @@ class _LegalLogp(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None, None]:
+    def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, target, legal, probability = ctx.saved_tensors
         work = probability.dtype
         upstream = upstream.to(work).unsqueeze(1)
@@ -393,4 +410,5 @@ class _LegalLogp(torch.autograd.Function):
                 _mm(chunk, weight, out=for_hidden[block])
             if for_weight is not None:
                 _add_product(for_weight, chunk.t(), hidden[block])
-        return for_hidden, _cast(for_weight, weight.dtype), None, None, None, None
+        for_bias = probability * -upstream if ctx.needs_input_grad[6] else None
+        return for_hidden, _cast(for_weight, weight.dtype), None, None, None, None, for_bias

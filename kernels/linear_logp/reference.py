@@ -34,7 +34,9 @@ def log_normaliser(logits: Tensor) -> Tensor:
     return logits.float().logsumexp(-1)
 
 
-def legal_logp(hidden: Tensor, weight: Tensor, target: Tensor, legal: Tensor, exists: Tensor) -> tuple[Tensor, Tensor]:
+def legal_logp(
+    hidden: Tensor, weight: Tensor, target: Tensor, legal: Tensor, exists: Tensor, bias: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Over the legal continuations alone.
 
     Args:
@@ -43,14 +45,24 @@ def legal_logp(hidden: Tensor, weight: Tensor, target: Tensor, legal: Tensor, ex
         target: [T] token ids, each among its legal ones.
         legal: [T, C] token ids of the legal continuations.
         exists: [T, C] bool, False where ``legal`` is padding.
+        bias: [T, C] added to the logits of the legal continuations; it may carry a gradient.
 
     Returns:
         As ``linear_logp``.
     """
     logits = (hidden @ weight.t()).float()
-    normaliser = logits.gather(-1, legal).masked_fill(~exists, float("-inf"))
+    offered = logits.gather(-1, legal)
+    if bias is not None:
+        offered = offered + bias
+    normaliser = offered.masked_fill(~exists, float("-inf"))
     total = normaliser.logsumexp(-1)
     with torch.no_grad():
         logp = normaliser - total.unsqueeze(-1)
         entropy = -torch.where(exists, logp.exp() * logp, 0.0).sum(-1)
-    return logits.gather(-1, target.unsqueeze(-1)).squeeze(-1) - total, entropy
+    value = logits.gather(-1, target.unsqueeze(-1)).squeeze(-1) - total
+    return value if bias is None else value + bias_of(target, legal, exists, bias), entropy
+
+
+def bias_of(target: Tensor, legal: Tensor, exists: Tensor, bias: Tensor) -> Tensor:
+    """[T] what ``bias`` adds to the logit of each target."""
+    return torch.where(exists & (legal == target.unsqueeze(-1)), bias, 0.0).sum(-1)

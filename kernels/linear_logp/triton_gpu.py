@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from recrl.kernels.launches import FLOATS, INTERPRETED, Launch, float_name
-from recrl.kernels.linear_logp import triton_host
+from recrl.kernels.linear_logp import chunked, triton_host
 from recrl.kernels.linear_logp.reference import log_normaliser as log_normaliser
 from recrl.kernels.linear_logp.triton_host import Kernels
 
@@ -320,8 +320,10 @@ def linear_logp(hidden: Tensor, weight: Tensor, target: Tensor, source: Tensor |
     return triton_host.linear_logp(hidden, weight, target, _kernels)
 
 
-def legal_logp(hidden: Tensor, weight: Tensor, target: Tensor, legal: Tensor, exists: Tensor) -> tuple[Tensor, Tensor]:
-    """As ``reference.legal_logp``: over the [T, C] legal continuations.
+def legal_logp(
+    hidden: Tensor, weight: Tensor, target: Tensor, legal: Tensor, exists: Tensor, bias: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """As ``reference.legal_logp``: over the [T, C] legal continuations. With a bias torch computes it in chunks.
 
     The logits [T, V] do exist here: pass a ``weight`` of the rows alone that can be legal at all, and row numbers of it
     as ``target`` and ``legal``. Every token has a legal continuation, none of them twice, and its target among them.
@@ -329,6 +331,8 @@ def legal_logp(hidden: Tensor, weight: Tensor, target: Tensor, legal: Tensor, ex
     Raises:
         UserError: the logits are neither float32 nor bfloat16.
     """
+    if bias is not None:
+        return chunked.legal_logp(hidden, weight, target, legal, exists, bias)
     logits = hidden @ weight.t()
     apply: Callable[..., tuple[Tensor, Tensor]] = _LegalLogp.apply
     return apply(logits, target.contiguous(), legal.contiguous(), exists.contiguous())

@@ -6,6 +6,7 @@ C candidate tokens.
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -22,6 +23,8 @@ from recrl.groups import PackedGroups, PromptBatch
 from recrl.kernels.ops import Ops
 from recrl.kernels.places import marked, runs
 from recrl.kernels.shared_prefix_attention.rows import PrefixRows
+from recrl.memory.head import MemoryHead
+from recrl.memory.prior import NodePrior, node_prior
 from recrl.models.shared_prefix import Continue, Extend, Layout, Packed, Prefill, ReadPrompts
 from recrl.sids.trie import Among, Trie
 
@@ -29,6 +32,9 @@ LOGITS_AT_ONCE = 1 << 19
 """Logits held at once where none is kept for a backward pass: 2 MiB in float32, which stay in a CPU's cache."""
 ROWS_AT_ONCE = 256
 """Rows that are worth a matrix product; with these a large vocabulary holds more logits."""
+
+MEMORY = "memory"
+"""Before the names of what a memory learns."""
 
 Space = Literal["raw", "legal"]
 
@@ -40,7 +46,9 @@ class OutputHead(Protocol):
         """As ``kernels.linear_logp``."""
         ...
 
-    def legal_logp(self, hidden: Tensor, token: Tensor, legal: Tensor, exists: Tensor) -> tuple[Tensor, Tensor]:
+    def legal_logp(
+        self, hidden: Tensor, token: Tensor, legal: Tensor, exists: Tensor, bias: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """As ``kernels.linear_logp.legal_logp``, of tokens that the trie knows."""
         ...
 
@@ -61,6 +69,8 @@ class DecoderPolicy(ABC):
     Args:
         vocabulary: V, rows of the output matrix.
         kernels: implementations by the name of the op; the fastest for the others.
+        memory: weighs on the legal responses of prompts that come with what is recalled for them. These are then
+            normalised over the legal continuations, whatever ``space`` says.
     """
 
     model: Any
@@ -80,6 +90,7 @@ class DecoderPolicy(ABC):
         token_budget: int = 32768,
         space: Space = "raw",
         kernels: Mapping[str, str] | None = None,
+        memory: MemoryHead | None = None,
     ) -> None:
         self.ops = Ops.pick(device.type, kernels)
         self.tokenizer = tokenizer
@@ -89,6 +100,7 @@ class DecoderPolicy(ABC):
         self.token_budget = token_budget
         self.space: Space = space
         self.kernels = dict(kernels or {})
+        self.memory = memory
         self.columns = self.trie.token.unique()  # the only tokens that can be legal at all
         self.column_of = torch.zeros(vocabulary, dtype=torch.long, device=device)
         self.column_of[self.columns] = torch.arange(len(self.columns), device=device)
@@ -158,13 +170,19 @@ class DecoderPolicy(ABC):
 
     @property
     def options(self) -> dict[str, Any]:
-        """The keywords that it was made with, for another of its kind."""
+        """The keywords that it was made with, for another of its kind that does not train."""
         return {
             "dtype": self.dtype,
             "token_budget": self.token_budget,
             "space": self.space,
             "kernels": self.kernels,
+            "memory": None if self.memory is None else copy.deepcopy(self.memory).requires_grad_(False),
         }
+
+    def train_memory(self) -> None:
+        """From now on the memory's learned part is among the parameters; it is fixed until then."""
+        if self.memory is not None:
+            self.memory.requires_grad_(True)
 
     def gathered(self) -> AbstractContextManager[None]:
         """What needs no gradient is computed in here; all ranks have to enter and leave together."""
@@ -207,8 +225,20 @@ class DecoderPolicy(ABC):
                     logp, entropy = logp.index_copy(0, index, value), entropy.index_copy(0, index, spread)
             return logp, entropy
 
+    def prior(self, prompts: PromptBatch) -> NodePrior | None:
+        if self.memory is None or prompts.recalled is None:
+            return None
+        root = self.trie.root[prompts.start]
+        return node_prior(self.trie, root, prompts.recalled, self.memory(prompts.recalled))
+
     def response_logp(
-        self, hidden: Tensor, token: Tensor, node: Tensor, source: Tensor, among: Among | None
+        self,
+        hidden: Tensor,
+        token: Tensor,
+        node: Tensor,
+        source: Tensor,
+        among: Among | None,
+        prior: NodePrior | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Of tokens that were all chosen at nodes: [T] log-probabilities and entropies.
 
@@ -216,17 +246,24 @@ class DecoderPolicy(ABC):
             hidden: [S, H] states.
             source: [T] state that predicts each token.
             among: nodes that the legal continuations of each token lead to; None where any may follow.
+            prior: what the memory adds to the logits of each token's legal continuations.
         """
         with autocast(self.device, self.dtype):
-            if self.space == "raw":
+            if self.space == "raw" and prior is None:
                 return self.output.logp(hidden, token, source)
-            return self._legal_logp(hidden.index_select(0, source), token, node, among)
+            return self._legal_logp(hidden.index_select(0, source), token, node, among, prior)
 
     def _legal_logp(
-        self, hidden: Tensor, token: Tensor, node: Tensor, among: Among | None = None
+        self,
+        hidden: Tensor,
+        token: Tensor,
+        node: Tensor,
+        among: Among | None = None,
+        prior: NodePrior | None = None,
     ) -> tuple[Tensor, Tensor]:
         edge, exists = self.trie.edges(node, max(self.trie.fanout), among)
-        return self.output.legal_logp(hidden, token, self.trie.tokens(edge), exists)
+        bias = None if prior is None else prior.steps(node, self.trie.child(edge))
+        return self.output.legal_logp(hidden, token, self.trie.tokens(edge), exists, bias)
 
     def logp(self, batch: PackedGroups, read: ReadPrompts | None = None) -> tuple[Tensor, Tensor]:
         prompts, sizes, number = batch.prompts, batch.sizes, batch.distinct.number
@@ -250,13 +287,16 @@ class DecoderPolicy(ABC):
         # What predicts a response token: the prompt's last state for the first, the token before for the others.
         source = torch.cat([batch.prompt_of.unsqueeze(1), len(prompts) + number], 1).flatten()
         chosen = marked(batch.mask.flatten(), sum(sizes.chosen))
-        among = prompts.among(self.trie) if self.space == "legal" else None
+        prior = self.prior(prompts)
+        among = prompts.among(self.trie) if self.space == "legal" or prior is not None else None
+        of_row = batch.prompt_of[chosen // width]
         value, spread = self.response_logp(
             states,
             batch.tokens.flatten()[chosen],
             batch.nodes.flatten()[chosen],
             source[chosen],
-            among and among.of(batch.prompt_of[chosen // width]),
+            among and among.of(of_row),
+            prior and prior.of(of_row),
         )
         nothing = value.new_zeros(batch.mask.numel())
         logp, entropy = (nothing.index_copy(0, chosen, found).view_as(batch.mask) for found in (value, spread))
@@ -273,10 +313,13 @@ class DecoderPolicy(ABC):
         return self.hidden(token.flatten(), positions.flatten(), state).view(*token.shape, -1)
 
     @torch.no_grad()
-    def candidate_logp(self, hidden: Tensor, candidates: Tensor, exists: Tensor) -> Tensor:
+    def candidate_logp(self, hidden: Tensor, candidates: Tensor, exists: Tensor, bias: Tensor | None = None) -> Tensor:
         missing = ~exists.flatten(0, 1)
+        space = self.space if bias is None else "legal"
         with autocast(self.device, self.dtype):
-            logits, normaliser = self.output.scores(hidden.flatten(0, 1), candidates.flatten(0, 1), self.space)
+            logits, normaliser = self.output.scores(hidden.flatten(0, 1), candidates.flatten(0, 1), space)
+        if bias is not None:
+            logits.add_(bias.flatten(0, 1))
         logits.masked_fill_(missing, float("-inf"))
         if normaliser is not None:
             return logits.sub_(normaliser.unsqueeze(-1)).view_as(candidates)

@@ -24,6 +24,7 @@ from recrl.backends.megatron.weights import QK_NORMS, WeightMap
 from recrl.backends.policy import ReadTensor
 from recrl.errors import UserError
 from recrl.kernels.registry import pick
+from recrl.memory.head import MemoryHead
 from recrl.models.checkpoint import read_folder
 from recrl.models.folder import FolderReader, FolderWriter, grown
 from recrl.models.shared_prefix import Layout
@@ -54,6 +55,7 @@ class MegatronPolicy(DecoderPolicy):
         token_budget: int = 32768,
         space: Space = "raw",
         kernels: Mapping[str, str] | None = None,
+        memory: MemoryHead | None = None,
         generation: GenerationConfig | None = None,
     ) -> None:
         self.config = config
@@ -76,6 +78,7 @@ class MegatronPolicy(DecoderPolicy):
             token_budget=token_budget,
             space=space,
             kernels=kernels,
+            memory=memory,
         )
         first = self.rank * self.shape.vocabulary_share(self.ranks)
         self.output = ShardedHead(lambda: self.head, first, self.ops, self.columns, self.shape.vocabulary)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from recrl.groups import PackedGroups, PromptBatch
+from recrl.memory.prior import NodePrior
 from recrl.models.shared_prefix import ReadPrompts
 
 BeamState = Any
@@ -42,8 +43,16 @@ class Decoding(Protocol):
         """Beam ``w`` takes the path of beam ``parent[:, w]`` and ``token[:, w]``; [B, W, H] hidden states."""
         ...
 
-    def candidate_logp(self, hidden: Tensor, candidates: Tensor, exists: Tensor) -> Tensor:
-        """[B, W, H], [B, W, C] token ids and which of them exist -> [B, W, C] log-probabilities, -inf elsewhere."""
+    def prior(self, prompts: PromptBatch) -> NodePrior | None:
+        """What the memory adds to the steps of these prompts' responses; None where there is no memory."""
+        ...
+
+    def candidate_logp(self, hidden: Tensor, candidates: Tensor, exists: Tensor, bias: Tensor | None = None) -> Tensor:
+        """[B, W, H], [B, W, C] token ids and which of them exist -> [B, W, C] log-probabilities, -inf elsewhere.
+
+        Args:
+            bias: [B, W, C] added to the logits; the log-probabilities are then those of the legal continuations.
+        """
         ...
 
 

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from recrl.backends.decoder_policy import DecoderPolicy, Space, chosen_logits
+from recrl.backends.decoder_policy import MEMORY, DecoderPolicy, Space, chosen_logits
 from recrl.backends.device import autocast
 from recrl.backends.policy import ReadTensor
 from recrl.kernels.ops import Ops
 from recrl.kernels.places import take
 from recrl.kernels.registry import pick
+from recrl.memory.head import MemoryHead
 from recrl.models.checkpoint import load_folder, save_folder, use_layouts
 from recrl.models.dropout import add_dropout
 from recrl.models.fused import OPS as FUSED_OPS
@@ -39,6 +40,7 @@ class TransformersPolicy(DecoderPolicy):
         token_budget: int = 32768,
         space: Space = "raw",
         kernels: Mapping[str, str] | None = None,
+        memory: MemoryHead | None = None,
     ) -> None:
         wanted = kernels or {}
         use_layouts(model)
@@ -54,6 +56,7 @@ class TransformersPolicy(DecoderPolicy):
             token_budget=token_budget,
             space=space,
             kernels=kernels,
+            memory=memory,
         )
         self.output = WholeHead(lambda: self.head, self.ops, self.columns, self.column_of)
 
@@ -98,6 +101,9 @@ class TransformersPolicy(DecoderPolicy):
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         yield from self.model.named_parameters()
+        if self.memory is not None:
+            learned = self.memory.named_parameters(prefix=MEMORY)
+            yield from ((name, weight) for name, weight in learned if weight.requires_grad)
 
     def finish_gradients(self) -> None:
         """Nothing is partial on an engine of one rank."""
@@ -149,9 +155,11 @@ class WholeHead:
     def logp(self, hidden: Tensor, token: Tensor, source: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self._ops.linear_logp(hidden, self._weight(), token, source)
 
-    def legal_logp(self, hidden: Tensor, token: Tensor, legal: Tensor, exists: Tensor) -> tuple[Tensor, Tensor]:
+    def legal_logp(
+        self, hidden: Tensor, token: Tensor, legal: Tensor, exists: Tensor, bias: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         weight = self._weight().index_select(0, self._columns)
-        return self._ops.legal_logp(hidden, weight, self._column_of[token], self._column_of[legal], exists)
+        return self._ops.legal_logp(hidden, weight, self._column_of[token], self._column_of[legal], exists, bias)
 
     def scores(self, hidden: Tensor, candidates: Tensor, space: Space) -> tuple[Tensor, Tensor | None]:
         if space == "legal":

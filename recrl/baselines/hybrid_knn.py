@@ -68,6 +68,10 @@ class HybridKnn:
         evidence = self.evidence(histories, own)
         return (evidence.together + evidence.text).tocsr()
 
+    def closeness(self, histories: Ragged, items: NDArray[np.int64]) -> NDArray[np.float32]:
+        """As ``TextKnn.closeness``; without text there is nothing to compare."""
+        return (self.together if self.text is None else self.text).closeness(histories, items)
+
     def evidence(self, histories: Ragged, own: Sequences | None = None) -> Evidence:
         """The two summands of the score."""
         together = self.together.sparse_scores(histories, own) * np.float32(max(self.together.options.shrinkage, 1))

@@ -74,6 +74,14 @@ class ItemKnn:
         scores.eliminate_zeros()
         return (scores + scores.multiply(lift)).tocsr().astype(np.float32)
 
+    def evidence(self, histories: Ragged, own: Sequences | None = None) -> tuple[sparse.csr_matrix, ...]:
+        """As ``recrl.memory.recall.Recaller`` has it: the score alone."""
+        return (self.sparse_scores(histories, own),)
+
+    def closeness(self, histories: Ragged, items: NDArray[np.int64]) -> NDArray[np.float32]:  # noqa: ARG002
+        """Nothing: what it knows of two items is in the score."""
+        return np.zeros((*items.shape, 0), np.float32)
+
     def _own_counts(self, own: Sequences) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
         """[U, N] each: what the sequences added to the counts, and by what share an item's scale is larger without."""
         user, item = counted(own)

@@ -27,6 +27,8 @@ EXACT_ITEMS = 50_000
 """Up to so many items every pair is compared; above, an item's neighbours are sought in the nearest cells alone."""
 ITEMS_A_CELL = 250
 CELLS_VISITED = 32
+CLOSE_TO = 3
+"""Last items of a history that ``closeness`` compares with one by one."""
 
 
 class TextKnnOptions(Options):
@@ -42,9 +44,15 @@ class TextKnnOptions(Options):
 
 @dataclass(frozen=True)
 class TextKnn:
-    """``similarity`` [N, N] sparse float32, from history item to candidate."""
+    """A fitted model.
+
+    Attributes:
+        similarity: [N, N] sparse float32, from history item to candidate.
+        vectors: [N, D] float16 of length 1, or 0 where an item has no text.
+    """
 
     similarity: sparse.csr_matrix
+    vectors: NDArray[np.float16]
     options: TextKnnOptions
 
     def scores(self, histories: Ragged, own: Sequences | None = None) -> NDArray[np.float32]:
@@ -55,6 +63,21 @@ class TextKnn:
         """The same as [U, N] sparse float32, without the zeros."""
         weights = recency_weights(histories, self.options.num_recent, self.similarity.shape[0])
         return (weights @ self.similarity).tocsr()
+
+    def evidence(self, histories: Ragged, own: Sequences | None = None) -> tuple[sparse.csr_matrix, ...]:
+        """As ``recrl.memory.recall.Recaller`` has it: the score alone."""
+        return (self.sparse_scores(histories, own),)
+
+    def closeness(self, histories: Ragged, items: NDArray[np.int64]) -> NDArray[np.float32]:
+        """[U, M] items, -1 for none -> [U, M, CLOSE_TO]: cosine with the last items of the history, the last one first;
+        0 where there is none.
+        """
+        place = histories.lengths[:, None] - 1 - np.arange(CLOSE_TO)
+        last = np.full(place.shape, -1)
+        last[place >= 0] = histories.values[(histories.offsets[:-1, None] + place)[place >= 0]]
+        own, asked = (self.vectors[np.maximum(rows, 0)].astype(np.float32) for rows in (items, last))
+        cosine = np.einsum("umd,ukd->umk", own, asked, optimize=True)
+        return np.where((items[:, :, None] >= 0) & (last[:, None] >= 0), cosine, 0).astype(np.float32)
 
 
 def fit(train: Sequences, catalog: Catalog, options: TextKnnOptions) -> TextKnn:
@@ -71,7 +94,7 @@ def fit(train: Sequences, catalog: Catalog, options: TextKnnOptions) -> TextKnn:
     similar, other = np.maximum(cosine.ravel(), 0) ** options.power, found.ravel()
     kept = (other >= 0) & (other != row) & (similar > 0)
     similarity = sparse.csr_matrix((similar[kept], (row[kept], other[kept])), shape=(count, count))
-    return TextKnn(similarity.astype(np.float32), options)
+    return TextKnn(similarity.astype(np.float32), vectors.astype(np.float16), options)
 
 
 def _index(vectors: NDArray[np.float32], seed: int) -> faiss.Index:

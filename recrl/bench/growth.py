@@ -146,9 +146,9 @@ class TimedPolicy:
         with self._time("extend"):
             return self._policy.extend(state, parent, token, step)
 
-    def candidate_logp(self, hidden: Tensor, candidates: Tensor, exists: Tensor) -> Tensor:
+    def candidate_logp(self, hidden: Tensor, candidates: Tensor, exists: Tensor, bias: Tensor | None = None) -> Tensor:
         with self._time("scoring"):
-            return self._policy.candidate_logp(hidden, candidates, exists)
+            return self._policy.candidate_logp(hidden, candidates, exists, bias)
 
 
 def rollout_parts(rl: Rl, repeats: int) -> dict[str, float]:

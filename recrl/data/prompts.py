@@ -21,6 +21,7 @@ from recrl.data.dataset import Catalog, Examples, Sequences
 from recrl.data.ragged import Ragged
 from recrl.data.templates import TEMPLATES, Template
 from recrl.errors import UserError
+from recrl.memory.recall import Memory, Recollections
 from recrl.sids.codes import SidIndex
 from recrl.sids.tokens import sid_token_ids
 
@@ -70,14 +71,17 @@ class Prompts(Ragged):
 
     Attributes:
         pool: [rows] candidates that a prompt shows; an empty row, and None for all rows, is the whole catalogue.
+        recalled: what the memory knows of every row; None without a memory.
     """
 
     pool: Ragged | None = None
+    recalled: Recollections | None = None
 
     def select(self, rows: NDArray[np.int64]) -> Prompts:
-        """The named rows with their candidates, in the order named."""
+        """The named rows with all that belongs to them, in the order named."""
         ids = super().select(rows)
-        return Prompts(ids.values, ids.offsets, None if self.pool is None else self.pool.select(rows))
+        pool = None if self.pool is None else self.pool.select(rows)
+        return Prompts(ids.values, ids.offsets, pool, None if self.recalled is None else self.recalled.select(rows))
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,7 @@ class PromptWriter:
     by_title: bool = False  # titles name the items of histories and responses
     slate_size: int = 1
     retriever: Retriever | None = None  # finds the candidates that prompts show; None: they show none
+    memory: Memory | None = None  # weighs on the responses
 
     @classmethod
     def make(
@@ -125,6 +130,11 @@ class PromptWriter:
     def knows_words(self) -> bool:
         """The tokenizer has more than the marks and SIDs that every one has."""
         return int(self.tokenizer.vocab_size) > MARKS
+
+    @property
+    def looks_things_up(self) -> bool:
+        """Whether something fitted on the training sequences is asked about histories."""
+        return self.retriever is not None or self.memory is not None
 
     @property
     def is_plain(self) -> bool:
@@ -178,7 +188,8 @@ class PromptWriter:
         ]
         both = Ragged.join([self.histories(history.select(named)), self.encode(texts)])
         ids = both.select(np.argsort(np.concatenate([named, written])))
-        return Prompts(ids.values, ids.offsets, pool)
+        recalled = None if self.memory is None else self.memory.recall(examples.history, own)
+        return Prompts(ids.values, ids.offsets, pool, recalled)
 
     def _pool(self, examples: Examples, history: Ragged, own: Sequences | None) -> Ragged | None:
         """[rows] candidates, none for tasks that show none and where the prompt came with the data."""

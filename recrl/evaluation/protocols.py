@@ -80,7 +80,7 @@ class PromptTable:
     def batch(self, rows: NDArray[np.int64], device: torch.device) -> PromptBatch:
         """Some rows as a padded batch."""
         ids, history = self.ids.select(rows), self.history.select(rows)
-        pool = ids.pool if isinstance(ids, Prompts) else None
+        pool, recalled = (ids.pool, ids.recalled) if isinstance(ids, Prompts) else (None, None)
         return PromptBatch(
             torch.from_numpy(ids.padded(0)).to(device),
             torch.from_numpy(ids.lengths).to(device),
@@ -88,6 +88,7 @@ class PromptTable:
             torch.from_numpy(history.padded(-1).astype(np.int64)).to(device),
             torch.from_numpy(self.root[rows]).to(device),
             None if pool is None else torch.from_numpy(pool.padded(-1)).to(device),
+            None if recalled is None else recalled.tensors(device),
         )
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from recrl.backends.policy import Decoding
 from recrl.components import Options
 from recrl.groups import PromptBatch, RolloutGroups, Targets
+from recrl.memory.recalled import join_recalled
 from recrl.seeding import seed_of
 from recrl.sids.trie import Trie
 
@@ -110,6 +111,7 @@ def join_prompts(parts: list[PromptBatch]) -> PromptBatch:
         joined([part.history for part in parts], -1),
         torch.cat([part.start for part in parts]),
         None if parts[0].pool is None else joined([part.pool for part in parts if part.pool is not None], -1),
+        join_recalled([part.recalled for part in parts if part.recalled is not None]),
     )
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from recrl.backends.policy import Decoding
 from recrl.components import Part
 from recrl.groups import PromptBatch, RolloutGroups
+from recrl.memory.prior import NodePrior
 from recrl.rollout.base import RolloutContext, RolloutOptions
 from recrl.rollout.responses import Responses, Walk, item_groups, slates
 from recrl.sids.trie import Among, Trie
@@ -43,7 +44,7 @@ def beam_search(policy: Decoding, trie: Trie, prompts: PromptBatch, width: int, 
     that had finished.
     """
     state, hidden = policy.prefill(prompts)
-    among = prompts.among(trie)
+    among, prior = prompts.among(trie), policy.prior(prompts)
     walk = Walk.begin(prompts.start)
     empty = walk.node.new_zeros(len(prompts), 1, 0)
     score = hidden.new_zeros(len(prompts), 1, dtype=torch.float32)
@@ -54,7 +55,7 @@ def beam_search(policy: Decoding, trie: Trie, prompts: PromptBatch, width: int, 
     opened = torch.zeros_like(walk.node)  # [B, U] the beams that ``hidden`` belongs to
     for step in range(trie.depth * slate_size):
         fanout = trie.widest(step, slate_size)
-        beams, slot = _advance(trie, among, beams, unfinished, opened, policy, hidden, fanout, width, slate_size)
+        beams, slot = _advance(trie, among, prior, beams, unfinished, opened, policy, hidden, fanout, width, slate_size)
         unfinished = beams.is_open(trie)
         count = int(unfinished.sum(1).max())
         if count == 0:
@@ -70,6 +71,7 @@ def beam_search(policy: Decoding, trie: Trie, prompts: PromptBatch, width: int, 
 def _advance(
     trie: Trie,
     among: Among | None,
+    prior: NodePrior | None,
     beams: _Beams,
     unfinished: Tensor,
     opened: Tensor,
@@ -83,7 +85,8 @@ def _advance(
     node = beams.walk.node.gather(1, opened)
     open_score = torch.where(unfinished, beams.score, float("-inf")).gather(1, opened)
     edge, exists = trie.edges(node, fanout, among)  # [B, U, C]
-    logp = policy.candidate_logp(hidden, trie.tokens(edge), exists)
+    bias = None if prior is None else prior.steps(node, trie.child(edge))
+    logp = policy.candidate_logp(hidden, trie.tokens(edge), exists, bias)
     finished = torch.where(unfinished, float("-inf"), beams.score)  # candidates that stay as they are
     total = torch.cat([(open_score.unsqueeze(-1) + logp).flatten(1), finished], 1)
     score, best = _stable_top(total, min(width, total.shape[1]))

@@ -35,7 +35,7 @@ def sample(
     sources = generators(seed, first, len(prompts))
     width, slate_size = options.group_size, options.slate_size
     state, hidden = policy.prefill(prompts)
-    among = prompts.among(trie)
+    among, prior = prompts.among(trie), policy.prior(prompts)
     walk = Walk.begin(prompts.start)
     parent = torch.zeros(len(prompts), width, dtype=torch.long, device=policy.device)
     tokens, nodes, logps = [], [], []
@@ -43,7 +43,8 @@ def sample(
     items = [trie.item[walk.node].expand(-1, width)]
     for step in range(trie.depth * slate_size):
         edge, exists = trie.edges(walk.node, trie.widest(step, slate_size), among)
-        logp = policy.candidate_logp(hidden, trie.tokens(edge), exists)
+        bias = None if prior is None else prior.steps(walk.node, trie.child(edge))
+        logp = policy.candidate_logp(hidden, trie.tokens(edge), exists, bias)
         if step == 0:  # one hidden state a prompt serves all of its samples
             edge, logp = (states.expand(-1, width, *states.shape[2:]) for states in (edge, logp))
             walk = walk.gather(parent)

@@ -98,6 +98,17 @@ class Trie:
         return node
 
     @cached_property
+    def leaves(self) -> Tensor:
+        """[nodes] distinct responses that end at a node or below it."""
+        node = (self.count == 0).nonzero().squeeze(1)
+        total = torch.zeros_like(self.count)
+        one = torch.ones_like(node)
+        for _ in range(self.depth):
+            total.scatter_add_(0, node, torch.where(node >= self.roots, one, 0))
+            node = self.parent[node]
+        return total.scatter_add_(0, self.root[(self.count == 0).nonzero().squeeze(1)], one)
+
+    @cached_property
     def canonical(self) -> NDArray[np.int64]:
         """[items] what a response that names an item stands for: the lowest of the items with that name."""
         lowest: NDArray[np.int64] = self.item[self.leaf[0]].cpu().numpy()

@@ -24,6 +24,7 @@ class KeptPrompts:
         self._kept: tuple[PromptBatch, ReadPrompts] | None = None
         self.device = policy.device
         self.extend = policy.extend
+        self.prior = policy.prior
         self.candidate_logp = policy.candidate_logp
 
     def prefill(self, prompts: PromptBatch) -> tuple[Extend, Tensor]:

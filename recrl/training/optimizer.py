@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -37,12 +37,20 @@ class AdamW:
     """AdamW over a policy's parameters; matrices decay, vectors (norms, biases) do not.
 
     Every copy of the model keeps the moments of the parameters that it owns, steps these, and sends them to the other
-    copies (ZeRO, stage 1, arXiv:1910.02054). The numbers are those of one copy that steps them all. Where the copies
+    copies (ZeRO, stage 1, arXiv:1910.02054). ``faster`` has factors of the learning rate by the beginnings of
+    parameters' names. The numbers are those of one copy that steps them all. Where the copies
     share out the weights themselves, each owns its part of all of them.
     """
 
     def __init__(
-        self, policy: Shards, ranks: Ranks, *, lr: float, betas: tuple[float, float], weight_decay: float
+        self,
+        policy: Shards,
+        ranks: Ranks,
+        *,
+        lr: float,
+        betas: tuple[float, float],
+        weight_decay: float,
+        faster: Mapping[str, float] | None = None,
     ) -> None:
         self.steps = 0
         self._policy = policy
@@ -52,11 +60,16 @@ class AdamW:
         self._copies = ranks.data_size if policy.replicated else 1
         self._own = ranks.data_rank if policy.replicated else 0
         self._owner = dict(zip(self._trained, owners(sizes, self._copies), strict=True))
-        own = [weight for name, weight in self._trained.items() if self._owner[name] == self._own]
-        groups = [
-            {"params": [weight for weight in own if weight.dim() >= 2], "weight_decay": weight_decay},
-            {"params": [weight for weight in own if weight.dim() < 2], "weight_decay": 0.0},
+        groups: list[dict[str, Any]] = [
+            {"params": [], "weight_decay": decay, "times_lr": times}
+            for times in (1.0, *dict.fromkeys((faster or {}).values()))
+            for decay in (weight_decay, 0.0)
         ]
+        for name, weight in self._trained.items():
+            if self._owner[name] == self._own:
+                times = next((times for prefix, times in (faster or {}).items() if name.startswith(prefix)), 1.0)
+                kinds = [group for group in groups if group["times_lr"] == times]
+                kinds[0 if weight.dim() >= 2 else 1]["params"].append(weight)
         self._inner = torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True)
 
     @property
@@ -67,7 +80,7 @@ class AdamW:
 
     def set_lr(self, lr: float) -> None:
         for group in self.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["times_lr"]
 
     def add_gradients(self) -> None:
         """Add up what all ranks have; zeros where this rank's part of the batch gave nothing."""

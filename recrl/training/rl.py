@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recrl.backends.decoder_policy import DecoderPolicy
+from recrl.backends.decoder_policy import MEMORY, DecoderPolicy
 from recrl.config import RunConfig
 from recrl.groups import PackedGroups, PromptBatch, RolloutGroups, Signal, pack_active, slate_entropy
 from recrl.models.shared_prefix import ReadPrompts
@@ -53,8 +53,14 @@ class Rl:
             self.reference = self.policy.frozen_copy()
         options = config.rl
         self.ranks = self.world.ranks
+        self.policy.train_memory()
         self.optimizer = AdamW(
-            self.policy, self.ranks, lr=options.lr, betas=options.betas, weight_decay=options.weight_decay
+            self.policy,
+            self.ranks,
+            lr=options.lr,
+            betas=options.betas,
+            weight_decay=options.weight_decay,
+            faster={f"{MEMORY}.": config.memory.lr / options.lr},
         )
         self.validation = Validation.make(config, self.world)
         self.meter = make_meter(self.policy, config, self.ranks.size)

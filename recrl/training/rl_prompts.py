@@ -74,7 +74,7 @@ class PromptSource:
                 drawn.append((task, rows))
         if not any(map(len, tables)):
             raise UserError("RL has nothing to ask for", why="rl.tasks gives no rows", fix="raise a weight")
-        own = self._sequences_of(drawn) if self._world.writer.retriever else None
+        own = self._sequences_of(drawn) if self._world.writer.looks_things_up else None
         return self._table_of(Examples.join(tables), own, first=number == 0)
 
     def _table_of(self, examples: Examples, own: Sequences | None, *, first: bool) -> PromptTable:

@@ -24,9 +24,13 @@ from recrl.components import Choice, resolve
 from recrl.config import RunConfig
 from recrl.data import dataset as datasets
 from recrl.data.dataset import Dataset
+from recrl.data.frequency import training_counts
 from recrl.data.prompts import PromptWriter
 from recrl.data.templates import TEMPLATES
 from recrl.errors import ConfigError, UserError
+from recrl.memory.head import HeadShape, MemoryHead
+from recrl.memory.recall import Memory
+from recrl.memory.store import load_head
 from recrl.models.checkpoint import grow_vocabulary, load_folder, read_folder
 from recrl.models.presets import preset_model, preset_tokenizer, start_from_codebooks
 from recrl.processes import local_rank
@@ -142,6 +146,8 @@ def make_world(
     trie = build_trie(*rows).to(device)
     if prompts.pool:
         writer = replace(writer, retriever=make_retriever(config, dataset, trie))
+    if config.memory.weight:
+        writer = replace(writer, memory=make_memory(config, dataset, trie))
     if config.eval.beam_width > len(dataset.catalog):
         raise UserError(
             f"eval.beam_width = {config.eval.beam_width}",
@@ -182,6 +188,44 @@ def make_retriever(config: RunConfig, dataset: Dataset, trie: Trie) -> Retriever
     )
 
 
+def make_memory(config: RunConfig, dataset: Dataset, trie: Trie) -> Memory:
+    """What the policy remembers, fitted on the training sequences.
+
+    Raises:
+        UserError: there is nothing to fit on, or the scorer's scores are not sparse.
+    """
+    if not len(dataset.train):
+        raise UserError(
+            f"memory.weight = {config.memory.weight}",
+            why="the data set has no training sequences to fit a memory on",
+            fix="set it to 0, or prepare data with a train split",
+        )
+    part, options = resolve(BASELINES, config.memory.scorer, where="memory.scorer")
+    scorer = part.run(dataset.train, dataset.catalog, options)
+    if not hasattr(scorer, "evidence"):
+        raise UserError(
+            f"memory.scorer.kind = {config.memory.scorer.kind!r}",
+            why="it scores every item, and a memory keeps the few that a history speaks for",
+            fix="choose hybrid_knn, item_knn or text_knn",
+        )
+    counts = training_counts(dataset.train, len(dataset.catalog))
+    size = min(config.memory.size, len(dataset.catalog))
+    return Memory(scorer, counts, trie.canonical, size, exclude_history=config.eval.exclude_history)
+
+
+def _memory_head(config: RunConfig, world: World, folder: Path | None) -> MemoryHead | None:
+    """What turns the memory into weights; what ``folder``'s had learned, or a new one."""
+    if world.writer.memory is None:
+        return None
+    memory = config.memory
+    features = world.writer.memory.num_features
+    shape = HeadShape(memory.weight, memory.floor, features, memory.hidden_size)
+    head = MemoryHead(shape, seed_of(config.run.seed, "memory") % 2**32).requires_grad_(False)
+    if folder is not None:
+        load_head(head, folder)
+    return head.to(world.device)
+
+
 def start_world(config: RunConfig, *, titles: bool = False) -> tuple[World, DecoderPolicy]:
     """The data, and the model that ``[model]`` names, bound to the SIDs that it will learn."""
     dataset, index = load_data(config)
@@ -212,9 +256,11 @@ def _engine(config: RunConfig, world: World) -> type[DecoderPolicy]:
     return ENGINES[config.backend.engine](world.device, config.backend.tensor_parallel)
 
 
-def _policy_options(config: RunConfig, world: World) -> dict[str, Any]:
+def _policy_options(config: RunConfig, world: World, folder: Path | None = None) -> dict[str, Any]:
+    """``folder`` may hold what the memory has learned."""
     backend = config.backend
     return {
+        "memory": _memory_head(config, world, folder),
         "dtype": world.dtype,
         "token_budget": backend.token_budget,
         "space": backend.logprob_space,
@@ -241,6 +287,6 @@ def load_world(config: RunConfig, folder: Path, *, titles: bool = False) -> tupl
             fix="put the index back, or train again",
         )
     world = make_world(config, tokenizer, dataset, index, titles=titles)
-    policy = _engine(config, world).load(folder, world.trie, world.device, **_policy_options(config, world))
+    policy = _engine(config, world).load(folder, world.trie, world.device, **_policy_options(config, world, folder))
     policy.model.eval()
     return world, policy

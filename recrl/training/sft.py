@@ -38,8 +38,9 @@ class Sft:
         self.config = config
         self.folder = folder
         self.world, self.policy = start_world(config)
+        writer = replace(self.world.writer, memory=None)  # it weighs on what is decoded, and rows are given
         self.rows = RowMaker.make(
-            self.world.dataset, self.world.writer, self.world.trie.to(torch.device("cpu")), config.sft, config.run.seed
+            self.world.dataset, writer, self.world.trie.to(torch.device("cpu")), config.sft, config.run.seed
         )
         self.ranks = self.world.ranks
         self.averaged = self.policy.frozen_copy() if config.sft.ema_decay else None

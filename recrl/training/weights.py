@@ -11,6 +11,7 @@ from torch import Tensor
 from recrl.backends.decoder_policy import DecoderPolicy
 from recrl.backends.policy import ReadTensor
 from recrl.backends.ranks import Ranks, local
+from recrl.memory.store import save_head
 from recrl.training.optimizer import takes_part
 
 
@@ -27,7 +28,15 @@ def weights(policy: DecoderPolicy, prefix: str, ranks: Ranks) -> Iterator[tuple[
 
 def saving(policy: DecoderPolicy, ranks: Ranks) -> Callable[[Path], None]:
     """What all ranks have to call together to write a Hugging Face folder; the first one writes it."""
-    return policy.save_pretrained if takes_part(policy, ranks) else lambda folder: None  # noqa: ARG005
+    if not takes_part(policy, ranks):
+        return lambda folder: None  # noqa: ARG005
+
+    def save(folder: Path) -> None:
+        policy.save_pretrained(folder)
+        if ranks.is_first and policy.memory is not None:
+            save_head(policy.memory, folder)
+
+    return save
 
 
 @torch.no_grad()

@@ -23,6 +23,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from recrl.backends.decoder_policy import Space, chosen_logits
+from recrl.kernels.linear_logp.reference import bias_of
 from recrl.kernels.ops import Ops
 
 
@@ -54,7 +55,9 @@ class ShardedHead:
         logit = _dot(states, weight, row)
         return _merged(logit, logit - logp, entropy, mine)
 
-    def legal_logp(self, hidden: Tensor, token: Tensor, legal: Tensor, exists: Tensor) -> tuple[Tensor, Tensor]:
+    def legal_logp(
+        self, hidden: Tensor, token: Tensor, legal: Tensor, exists: Tensor, bias: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         hidden = copy_to_tensor_model_parallel_region(hidden)
         weight = self._weight().index_select(0, self._columns)
         place, column = self._column_of[token], self._column_of[legal]
@@ -66,8 +69,10 @@ class ShardedHead:
         first = column.gather(1, here.to(torch.uint8).argmax(1, keepdim=True)).squeeze(1)
         mine = place >= 0
         target = torch.where(mine, place, first)
-        logp, entropy = self._ops.legal_logp(hidden, weight, target, column, here)
+        logp, entropy = self._ops.legal_logp(hidden, weight, target, column, here, bias)
         logit = _dot(hidden, weight, target)
+        if bias is not None:
+            logit = logit + bias_of(target, column, here, bias)
         return _merged(logit, torch.where(some, logit - logp, float("-inf")), entropy, mine)
 
     def scores(self, hidden: Tensor, candidates: Tensor, space: Space) -> tuple[Tensor, Tensor | None]:
