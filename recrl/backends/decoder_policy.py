@@ -100,7 +100,7 @@ class DecoderPolicy(ABC):
         self.token_budget = token_budget
         self.space: Space = space
         self.kernels = dict(kernels or {})
-        self.memory = memory
+        self.memory = None if memory is None else memory.requires_grad_(False).to(device)
         self.columns = self.trie.token.unique()  # the only tokens that can be legal at all
         self.column_of = torch.zeros(vocabulary, dtype=torch.long, device=device)
         self.column_of[self.columns] = torch.arange(len(self.columns), device=device)
@@ -176,7 +176,7 @@ class DecoderPolicy(ABC):
             "token_budget": self.token_budget,
             "space": self.space,
             "kernels": self.kernels,
-            "memory": None if self.memory is None else copy.deepcopy(self.memory).requires_grad_(False),
+            "memory": copy.deepcopy(self.memory),
         }
 
     def train_memory(self) -> None:

@@ -220,10 +220,10 @@ def _memory_head(config: RunConfig, world: World, folder: Path | None) -> Memory
     memory = config.memory
     features = world.writer.memory.num_features
     shape = HeadShape(memory.weight, memory.floor, features, memory.hidden_size)
-    head = MemoryHead(shape, seed_of(config.run.seed, "memory") % 2**32).requires_grad_(False)
+    head = MemoryHead(shape, seed_of(config.run.seed, "memory") % 2**32)
     if folder is not None:
         load_head(head, folder)
-    return head.to(world.device)
+    return head
 
 
 def start_world(config: RunConfig, *, titles: bool = False) -> tuple[World, DecoderPolicy]:
