@@ -26,9 +26,6 @@ from recrl.sids.trie import Trie
 from recrl.training import feedback
 from recrl.training.augment import augment
 
-POOL_BATCHES = 32
-"""Batches whose rows are sorted by length together: padding stays small, and batches stay random."""
-
 
 @dataclass(frozen=True)
 class Rows:
@@ -113,18 +110,13 @@ class RowMaker:
         return _stack(parts)
 
     def batches(self, number: int, rows: Rows) -> list[NDArray[np.int64]]:
-        """Row numbers of every batch of an epoch."""
+        """Row numbers of every batch of an epoch.
+
+        The order is a plain permutation: batches of like lengths would pad less where padding is left, and train worse.
+        """
         size = self.options.batch_size
-        rng = generator(self.seed, "batches", number)
-        order = rng.permutation(len(rows))
-        lengths = rows.ids.lengths
-        pools = [order[begin : begin + POOL_BATCHES * size] for begin in range(0, len(order), POOL_BATCHES * size)]
-        batches = [
-            pool[begin : begin + size]
-            for pool in (pool[np.argsort(lengths[pool], kind="stable")] for pool in pools)
-            for begin in range(0, len(pool), size)
-        ]
-        return [batches[place] for place in rng.permutation(len(batches))]
+        order = generator(self.seed, "batches", number).permutation(len(rows))
+        return [order[begin : begin + size] for begin in range(0, len(order), size)]
 
     def _task(self, task: str, share: float, epoch: int, copy: int) -> Rows | None:
         rng = generator(self.seed, "rows", task, epoch, copy)
