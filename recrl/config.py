@@ -225,6 +225,9 @@ class SftSection(Section):
     """What a slate is filled up with where fewer items are left: nothing, or items of the last one's category."""
     feedback: Path | None = None
     """A folder of responses that RL kept (``rl.feedback_share``): every epoch shows them once more."""
+    target_weight_power: float = Field(0.0, ge=0, le=2)
+    """A next-item target weighs ``(n + 1) ** -power``, scaled to a mean of 1, ``n`` the item's training interactions: 0
+    weighs all alike, 0.5 to 1 suit data in which rare items are asked for more often than training shows them."""
     epochs: int = Field(10, ge=1)
     """Passes over the training rows."""
     batch_size: int = Field(128, ge=1)

@@ -26,6 +26,7 @@ from recrl.training.optimizer import AdamW, average_into, cosine_lr
 from recrl.training.rows import RowMaker, Rows
 from recrl.training.run_folder import StageFolder, stage_folder
 from recrl.training.setup import start_world
+from recrl.training.target_weights import target_weights
 from recrl.training.teacher import Teacher, soft_target_loss
 from recrl.training.validation import Progress, Validation
 from recrl.training.weights import load_weights, saving, weights
@@ -41,6 +42,8 @@ class Sft:
         self.rows = RowMaker.make(
             self.world.dataset, self.world.writer, self.world.trie.to(torch.device("cpu")), config.sft, config.run.seed
         )
+        weights_of_items = target_weights(self.world.dataset, config.sft.target_weight_power)
+        self.target_weights = torch.from_numpy(weights_of_items).to(self.world.device)
         self.ranks = self.world.ranks
         self.averaged = self.policy.frozen_copy() if config.sft.ema_decay else None
         self.policy.add_dropout(config.model.dropout)
@@ -59,7 +62,10 @@ class Sft:
         self.steps_per_epoch = len(self.rows.batches(0, self.rows.epoch(0)))  # of every epoch; tells wrong tasks, too
 
     def train_step(self, batch: Rows, lr: float, *, taught: bool = False) -> dict[str, float]:
-        """One optimiser step; the loss is the mean over the batch's scored tokens, and the teacher's where it joins."""
+        """One optimiser step; the loss is a mean over the batch's scored tokens, plus the teacher's where it joins.
+
+        It is divided by their number on all ranks, whatever they weigh: that is 1 on average over the training targets.
+        """
         options = self.config.sft
         torch.manual_seed(seed_of(self.config.run.seed, "dropout", self.at.step, *self.own_masks()))
         self.policy.model.train()
@@ -117,12 +123,12 @@ class Sft:
         self.meter.count(update_work(batch))
         return loss / weight
 
-    def row_loss(self, ids: Tensor, nodes: Tensor, scored: Tensor, length: Tensor) -> Tensor:
-        """[T] each, and [N] lengths -> the negated log-likelihood, summed over scored tokens."""
+    def row_loss(self, ids: Tensor, nodes: Tensor, items: Tensor, scored: Tensor, length: Tensor) -> Tensor:
+        """[T] each, and [N] lengths -> the negated log-likelihood, weighted and summed over scored tokens."""
         target = scored.nonzero().squeeze(1)
         hidden = self.policy.causal_hidden(ids, length)
         logp, _ = self.policy.token_logp(hidden.index_select(0, target - 1), ids[target], nodes[target])
-        return -logp.sum()
+        return -(logp * self.target_weights[items[target]]).sum()
 
     def evaluate(self) -> dict[str, float]:
         """Validation of what would be saved: the average of the weights if there is one."""
