@@ -19,13 +19,14 @@ from recrl.hardware.flops import Work
 from recrl.seeding import seed_of
 from recrl.training import checkpoint
 from recrl.training.ahead import Ahead
+from recrl.training.held_out import record, without_held_out
 from recrl.training.in_step import in_step
 from recrl.training.launch import Position, Report, launch
 from recrl.training.meter import make_meter, update_work
 from recrl.training.optimizer import AdamW, average_into, cosine_lr
 from recrl.training.rows import RowMaker, Rows
 from recrl.training.run_folder import StageFolder, stage_folder
-from recrl.training.setup import start_world
+from recrl.training.setup import load_data, start_world
 from recrl.training.target_weights import target_weights
 from recrl.training.teacher import Teacher, soft_target_loss
 from recrl.training.validation import Progress, Validation
@@ -38,11 +39,14 @@ class Sft:
     def __init__(self, config: RunConfig, folder: StageFolder) -> None:
         self.config = config
         self.folder = folder
-        self.world, self.policy = start_world(config)
+        dataset, index = load_data(config)
+        shown = without_held_out(dataset, config.sft.held_out, config.run.seed)
+        self.world, self.policy = start_world(config, shown, index)
+        record(self.policy.config, config.sft.held_out, config.run.seed)
         self.rows = RowMaker.make(
             self.world.dataset, self.world.writer, self.world.trie.to(torch.device("cpu")), config.sft, config.run.seed
         )
-        weights_of_items = target_weights(self.world.dataset, config.sft.target_weight_power)
+        weights_of_items = target_weights(shown, config.sft.target_weight_power)
         self.target_weights = torch.from_numpy(weights_of_items).to(self.world.device)
         self.ranks = self.world.ranks
         self.averaged = self.policy.frozen_copy() if config.sft.ema_decay else None
