@@ -245,6 +245,11 @@ class SftSection(Section):
     """What a slate is filled up with where fewer items are left: nothing, or items of the last one's category."""
     feedback: Path | None = None
     """A folder of responses that RL kept (``rl.feedback_share``): every epoch shows them once more."""
+    held_out: Share = 0.0
+    """Share of the users whose last training target SFT neither scores nor shows, for ``rl.targets = "held_out"``."""
+    target_weight_power: float = Field(0.0, ge=0, le=2)
+    """A next-item target weighs ``(n + 1) ** -power``, scaled to a mean of 1, ``n`` the item's training interactions: 0
+    weighs all alike, 0.5 to 1 suit data in which rare items are asked for more often than training shows them."""
     epochs: int = Field(10, ge=1)
     """Passes over the training rows."""
     batch_size: int = Field(128, ge=1)
@@ -296,8 +301,9 @@ class RlSection(Section):
     """Rollouts, each followed by ``epochs`` x ``mini_batches`` optimiser steps."""
     prompts_per_step: int = Field(64, ge=1)
     """Prompts of a rollout."""
-    targets: Literal["last", "any"] = "any"
-    """What of a training sequence is asked for: its last item, or an item drawn anew each epoch."""
+    targets: Literal["last", "any", "held_out"] = "any"
+    """What of a training sequence is asked for: its last item, an item drawn anew each epoch, or the last item of those
+    sequences alone in which SFT has not seen it (``sft.held_out``)."""
     max_gen_batches: int = Field(1, ge=1)
     """Rollouts of one step at most: groups whose rewards are all equal give way to further prompts until
     ``prompts_per_step`` groups are left (DAPO's dynamic sampling, METHODS B-6); 1 keeps every group."""

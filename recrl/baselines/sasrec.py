@@ -3,7 +3,8 @@
 Learned positions, blocks of attention and a pointwise feed-forward net with the norm first; an item's score is the
 product of the last state with its embedding. Trained by cross-entropy over all items, which needs fewer passes than the
 paper's sampled binary cross-entropy; ``loss`` chooses.
-Letters: U users, N items, T items of a history, D width.
+Rows lie flat, without padding, so a batch of any lengths costs what its items cost.
+Letters: U rows, N items, T items of all rows, D width.
 """
 
 from __future__ import annotations
@@ -22,11 +23,8 @@ from recrl.components import Options, Part
 from recrl.data.dataset import Catalog, Sequences
 from recrl.data.ragged import Ragged
 from recrl.kernels.registry import pick
+from recrl.kernels.shared_prefix_attention.rows import PrefixRows
 from recrl.seeding import generator, seed_of
-
-PADDING = -1
-POOL_BATCHES = 16
-"""Batches whose rows are sorted by length together."""
 
 
 class SasrecOptions(Options):
@@ -74,11 +72,12 @@ class Block(nn.Module):
         self.qkv, self.out = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
         self.up, self.down = nn.Linear(dim, dim), nn.Linear(dim, dim)
 
-    def forward(self, state: Tensor) -> Tensor:
-        """[U, T, D] -> the same. Padding stands behind the end, where causal attention never looks."""
-        parts = self.qkv(self.attention_norm(state)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        seen = F.scaled_dot_product_attention(parts[0], parts[1], parts[2], is_causal=True)
-        state = state + self._drop(self.out(seen.transpose(1, 2).flatten(2)))
+    def forward(self, state: Tensor, rows: PrefixRows) -> Tensor:
+        """[T, D] -> the same; an item sees its own row up to itself."""
+        query, key, value = self.qkv(self.attention_norm(state)).unflatten(-1, (3, self.heads, -1)).unbind(1)
+        attend = pick("shared_prefix_attention", "cpu").shared_prefix_attention
+        seen = attend(query, key, value, rows, scaling=query.shape[-1] ** -0.5)
+        state = state + self._drop(self.out(seen.flatten(1)))
         inner = self._drop(self.up(self.forward_norm(state)).relu())
         return state + self._drop(self.down(inner))
 
@@ -99,13 +98,13 @@ class Encoder(nn.Module):
         for table in (self.items, self.places):
             nn.init.normal_(table.weight, std=0.02)
 
-    def forward(self, history: Tensor) -> Tensor:
-        """[U, T] items, ``PADDING`` behind the end -> [U, T, D]: at every place what the items up to it predict."""
-        places = torch.arange(history.shape[1], device=history.device)
-        state = self.items(history.clamp(min=0)) + self.places(places)
+    def forward(self, history: Tensor, length: Tensor) -> Tensor:
+        """[T] items of histories, concatenated, and [U] their lengths -> [T, D]: what the items up to each predict."""
+        rows = PrefixRows.alone(length)
+        state = self.items(history) + self.places(rows.positions)
         state = F.dropout(state, self.dropout, self.training)
         for block in self.blocks:
-            state = block(state)
+            state = block(state, rows)
         normed: Tensor = self.norm(state)
         return normed
 
@@ -129,9 +128,8 @@ class Sasrec:
         known = np.flatnonzero(recent.lengths)
         if not len(known):
             return scores
-        history = torch.from_numpy(recent.select(known).padded(PADDING))
-        last = (history >= 0).sum(1) - 1
-        logits = self.encoder(history)[torch.arange(len(last)), last] @ self.encoder.items.weight.t()
+        history, length = _flat(recent.select(known))
+        logits = self.encoder(history, length)[length.cumsum(0) - 1] @ self.encoder.items.weight.t()
         found = logits.softmax(-1) if self.options.output == "probability" else logits
         scores[known] = found.numpy()
         return scores
@@ -168,28 +166,33 @@ def windows(train: Sequences, limit: int) -> Sequences:
 
 
 def batches(rows: Sequences, options: SasrecOptions, epoch: int) -> list[NDArray[np.int64]]:
-    """Row numbers of an epoch's batches, in random order; like lengths of a random pool share one: less padding."""
-    rng = generator(options.seed, "sasrec", "order", epoch)
-    order, lengths = rng.permutation(len(rows)), rows.items.lengths
-    size = options.batch_size
-    pools = [order[begin : begin + POOL_BATCHES * size] for begin in range(0, len(order), POOL_BATCHES * size)]
-    sorted_pools = [pool[np.argsort(lengths[pool], kind="stable")] for pool in pools]
-    found = [pool[begin : begin + size] for pool in sorted_pools for begin in range(0, len(pool), size)]
-    return [found[place] for place in rng.permutation(len(found))]
+    """Row numbers of an epoch's batches: a plain permutation, which trains better than batches of like lengths."""
+    order = generator(options.seed, "sasrec", "order", epoch).permutation(len(rows))
+    return [order[begin : begin + options.batch_size] for begin in range(0, len(order), options.batch_size)]
 
 
-def tensors(rows: Sequences) -> tuple[Tensor, Tensor, Tensor]:
-    """[U, T] histories, [U, T] the item that follows at every place, and [U, T] bool: it is a target."""
-    items = torch.from_numpy(rows.items.padded(PADDING))
-    history, following = items[:, :-1], items[:, 1:]
-    place = torch.arange(1, items.shape[1])
-    scored = (following >= 0) & (place >= torch.from_numpy(rows.first_target).unsqueeze(1))
-    return history, following, scored
+def tensors(rows: Sequences) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """[T] items but the last of every row, [U] how many, [T] the item that follows each, [T] bool: it is a target.
+
+    Rows hold two items at least.
+    """
+    lengths = rows.items.lengths
+    history, length = _flat(rows.items.cut(np.zeros_like(lengths), lengths - 1))
+    following, _ = _flat(rows.items.cut(np.ones_like(lengths), lengths))
+    place = 1 + PrefixRows.alone(length).positions
+    return history, length, following, place >= torch.from_numpy(rows.first_target).repeat_interleave(length)
 
 
-def loss_sum(encoder: Encoder, history: Tensor, following: Tensor, scored: Tensor, options: SasrecOptions) -> Tensor:
+def _flat(rows: Ragged) -> tuple[Tensor, Tensor]:
+    """[T] items of all rows, concatenated, and [U] their lengths."""
+    return torch.from_numpy(rows.values.astype(np.int64)), torch.from_numpy(rows.lengths)
+
+
+def loss_sum(
+    encoder: Encoder, history: Tensor, length: Tensor, following: Tensor, scored: Tensor, options: SasrecOptions
+) -> Tensor:
     """The loss summed over targets; the arguments are as ``tensors`` gives them."""
-    state, target = encoder(history)[scored], following[scored]
+    state, target = encoder(history, length)[scored], following[scored]
     weight = encoder.items.weight
     if options.loss == "softmax":
         logp: Tensor = pick("linear_logp", "cpu").linear_logp(state, weight, target)[0]

@@ -77,7 +77,7 @@ def measure(size: WorldSize, setting: Setting) -> Case:
         assert config.rl.init is not None
         world, policy = load_world(config, config.rl.init)
         stock, _ = load_folder(config.rl.init)
-        prompts = PromptSource(config, world).batch(0)
+        prompts = PromptSource(config, world, policy.config).batch(0)
     width = size.group
     theirs = TransformersBeam(stock.eval(), world.trie, prompts, width)
     responses = beam_search(policy, world.trie, prompts, width)

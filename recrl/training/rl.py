@@ -35,7 +35,7 @@ from recrl.training.optimizer import AdamW, cosine_lr
 from recrl.training.reward_context import reward_context, text_vectors
 from recrl.training.rl_prompts import PromptSource, asks_for_titles
 from recrl.training.run_folder import StageFolder, stage_folder
-from recrl.training.setup import World, load_world, start_world
+from recrl.training.setup import World, load_data, load_world, start_world
 from recrl.training.validation import Progress, Validation
 from recrl.training.weights import load_weights, saving, weights
 
@@ -69,7 +69,7 @@ class Rl:
         self.signal_state: dict[str, float] = {}
         self.objective_state: dict[str, float] = {}
         self.drawn = 0  # batches of prompts so far
-        self.prompts = PromptSource(config, self.world)
+        self.prompts = PromptSource(config, self.world, self.policy.config)
         self.next_prompts = Ahead(self.prompts.batch)
         self.reward_context = reward_context(self.world)
         self.text_vectors = text_vectors(self.world, config.run.seed)
@@ -401,7 +401,7 @@ def starting_point(config: RunConfig) -> tuple[World, DecoderPolicy]:
     """
     titles = asks_for_titles(config)
     if config.rl.init is None and config.rl.start == "base":
-        world, policy = start_world(config, titles=titles)
+        world, policy = start_world(config, *load_data(config), titles=titles)
         policy.model.eval()
         return world, policy
     folder = checkpoint.best(config.folder / "sft").model if config.rl.init is None else config.rl.init

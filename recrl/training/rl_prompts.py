@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from recrl.evaluation.lists import named_alike
 from recrl.evaluation.protocols import PromptTable, padded_targets
 from recrl.groups import PromptBatch
 from recrl.seeding import generator
+from recrl.training.held_out import only_held_out
 from recrl.training.rows import item_examples, next_examples, with_target
 from recrl.training.setup import World
 
@@ -32,11 +34,19 @@ def asks_for_titles(config: RunConfig) -> bool:
 
 
 class PromptSource:
-    """Gives the prompts of any step; only the latest pass is kept in memory."""
+    """Gives the prompts of any step; only the latest pass is kept in memory.
 
-    def __init__(self, config: RunConfig, world: World) -> None:
+    Raises:
+        UserError: there is nothing to ask for.
+    """
+
+    def __init__(self, config: RunConfig, world: World, model_config: Any) -> None:
+        """``model_config``: the Hugging Face config of the model that RL starts from."""
         self._config = config
         self._world = world
+        self._train = world.dataset.train
+        if config.rl.targets == "held_out":
+            self._train = only_held_out(self._train, model_config)
         self._number, self._table = 0, self._make(0)
         self.per_pass = len(self._table)  # the same in every pass
 
@@ -105,9 +115,8 @@ class PromptSource:
 
     def _sequences_of(self, drawn: list[tuple[str, NDArray[np.int64]]]) -> Sequences:
         """The training sequences that the examples of tasks were cut from; any where a task shows no candidates."""
-        train = self._world.dataset.train
-        source = with_target(train)
-        return train.select(
+        source = with_target(self._train)
+        return self._train.select(
             np.concatenate([source[rows] if task in POOLED else np.zeros_like(rows) for task, rows in drawn])
         )
 
@@ -118,9 +127,11 @@ class PromptSource:
             return given.select(np.flatnonzero(given.labels < 0))
         if task in ITEM_TASKS:
             return item_examples(len(dataset.catalog), task)
-        train = dataset.train
+        train = self._train
         count = self._config.prompts.slate_size if task == "slate" else 1
-        if options.targets == "last":
-            last = np.maximum(train.items.lengths - count, train.first_target)  # a single item has nothing before it
-            return next_examples(replace(train, first_target=last.astype(np.int32)), task, None, count)
-        return next_examples(train, task, generator(self._config.run.seed, "rl", "targets", number), count)
+        if options.targets == "any":
+            return next_examples(train, task, generator(self._config.run.seed, "rl", "targets", number), count)
+        if options.targets == "held_out":
+            count = 1  # the items before it are targets of SFT
+        last = np.maximum(train.items.lengths - count, train.first_target)  # a single item has nothing before it
+        return next_examples(replace(train, first_target=last.astype(np.int32)), task, None, count)

@@ -26,9 +26,6 @@ from recrl.sids.trie import Trie
 from recrl.training import feedback
 from recrl.training.augment import augment
 
-POOL_BATCHES = 32
-"""Batches whose rows are sorted by length together: padding stays small, and batches stay random."""
-
 
 @dataclass(frozen=True)
 class Rows:
@@ -37,32 +34,35 @@ class Rows:
     Attributes:
         ids: token ids.
         nodes: trie node that each token was chosen at, -1 for text and for ``[bos]``.
+        items: item after which each token is weighted, -1 where none is: there the weight is 1.
         first_scored: [rows] place of the first token that is a target; all behind it are.
     """
 
     ids: Ragged
     nodes: Ragged
+    items: Ragged
     first_scored: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def select(self, rows: NDArray[np.int64]) -> Rows:
-        return Rows(self.ids.select(rows), self.nodes.select(rows), self.first_scored[rows])
+        ids, nodes, items = (of_token.select(rows) for of_token in (self.ids, self.nodes, self.items))
+        return Rows(ids, nodes, items, self.first_scored[rows])
 
     def micro_batches(self, token_budget: int) -> list[Rows]:
         """Neighbouring rows, at most ``token_budget`` tokens together; at least one row each."""
         stops = token_cuts(self.ids.lengths.tolist(), token_budget)
         return [self.select(np.arange(begin, stop)) for begin, stop in pairwise([0, *stops])]
 
-    def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """[T] ids, [T] nodes and [T] bool scored of all rows, one behind the other, and [N] their lengths."""
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """[T] ids, [T] nodes, [T] items and [T] bool scored of all rows, concatenated, and [N] their lengths."""
         length = self.ids.lengths
         place = np.arange(len(self.ids.values)) - np.repeat(self.ids.offsets[:-1], length)
         scored = place >= np.repeat(self.first_scored, length)
-        arrays = (self.ids.values.astype(np.int64), self.nodes.values.astype(np.int64), scored, length)
-        ids, nodes, targets, lengths = (torch.from_numpy(array) for array in arrays)
-        return ids, nodes, targets, lengths
+        of_tokens = [of_token.values.astype(np.int64) for of_token in (self.ids, self.nodes, self.items)]
+        ids, nodes, items, targets, lengths = (torch.from_numpy(array) for array in (*of_tokens, scored, length))
+        return ids, nodes, items, targets, lengths
 
 
 @dataclass(frozen=True)
@@ -113,18 +113,13 @@ class RowMaker:
         return _stack(parts)
 
     def batches(self, number: int, rows: Rows) -> list[NDArray[np.int64]]:
-        """Row numbers of every batch of an epoch."""
+        """Row numbers of every batch of an epoch.
+
+        The order is a plain permutation: batches of like lengths would pad less where padding is left, and train worse.
+        """
         size = self.options.batch_size
-        rng = generator(self.seed, "batches", number)
-        order = rng.permutation(len(rows))
-        lengths = rows.ids.lengths
-        pools = [order[begin : begin + POOL_BATCHES * size] for begin in range(0, len(order), POOL_BATCHES * size)]
-        batches = [
-            pool[begin : begin + size]
-            for pool in (pool[np.argsort(lengths[pool], kind="stable")] for pool in pools)
-            for begin in range(0, len(pool), size)
-        ]
-        return [batches[place] for place in rng.permutation(len(batches))]
+        order = generator(self.seed, "batches", number).permutation(len(rows))
+        return [order[begin : begin + size] for begin in range(0, len(order), size)]
 
     def _task(self, task: str, share: float, epoch: int, copy: int) -> Rows | None:
         rng = generator(self.seed, "rows", task, epoch, copy)
@@ -147,12 +142,22 @@ class RowMaker:
         if not len(rows):
             return None
         ids = self.writer.histories(rows.items)
-        nodes = self.item_nodes.select(rows.items.values.astype(np.int64))
-        nodes = Ragged(nodes.values, nodes.offsets[rows.items.offsets])
-        nodes = prepend(nodes, [-1] * len(self.writer.bos))
+        bos = [-1] * len(self.writer.bos)
+        _, nodes, items = (prepend(of_token, bos) for of_token in self._tokens_of(rows.items))
         tokens = np.append(0, np.cumsum(self.responses.lengths[rows.items.values]))
         before = tokens[rows.items.offsets[:-1] + rows.first_target] - tokens[rows.items.offsets[:-1]]
-        return Rows(ids, nodes, before + len(self.writer.bos))
+        return Rows(ids, nodes, items, before + len(self.writer.bos))
+
+    def _tokens_of(self, lists: Ragged) -> tuple[Ragged, Ragged, Ragged]:
+        """Of the tokens that name lists of items, concatenated: the ids, the trie nodes and the items of each list.
+
+        Every item begins at the root again.
+        """
+        chosen = lists.values.astype(np.int64)
+        ids, nodes = self.responses.select(chosen), self.item_nodes.select(chosen)
+        offsets = ids.offsets[lists.offsets]
+        items = np.repeat(lists.values, ids.lengths)
+        return Ragged(ids.values, offsets), Ragged(nodes.values, offsets), Ragged(items, offsets)
 
     def _examples(
         self, examples: Examples, share: float, rng: np.random.Generator, own: Sequences | None = None
@@ -168,35 +173,24 @@ class RowMaker:
         return _stack(parts) if parts else None
 
     def _responses(self, examples: Examples, rng: np.random.Generator, own: Sequences | None = None) -> Rows:
-        """Prompts with one response each: an item, its title, or a label's word; one kind a call."""
-        prompts = self.writer.prompts(examples, own)
-        if examples.tasks[0] == "slate":
-            return self._slates(prompts, examples.targets)
+        """Prompts with one response each: a list of items, an item, its title, or a label's word; one kind a call."""
+        prompts, task = self.writer.prompts(examples, own), examples.tasks[0]
+        if task == "slate":  # closed by the end token (METHODS A-7)
+            named = self._tokens_of(examples.targets)
+            ends = (int(self.writer.tokenizer.eos_token_id), -1, -1)
+            return _answered(prompts, *(append(part, end) for part, end in zip(named, ends, strict=True)))
         targets = _one_target(examples.targets, rng)
         if (examples.labels >= 0).all():
-            responses = self.writer.texts([LABELS[label] for label in examples.labels])
-        elif examples.tasks[0] in TITLE_RESPONSES:
+            words = self.writer.texts([LABELS[label] for label in examples.labels])
+            return _answered(prompts, words, _blank(words), _blank(words))
+        if task in TITLE_RESPONSES:
             responses = self.writer.titles(targets)
+            nodes = _blank(responses)
+            items = Ragged(np.repeat(targets.astype(np.int32), responses.lengths), responses.offsets)
         else:
-            responses = self.responses.select(targets)
-            return Rows(
-                concatenate(prompts, responses),
-                concatenate(_blank(prompts), self.item_nodes.select(targets)),
-                prompts.lengths,
-            )
-        return Rows(concatenate(prompts, responses), _blank(concatenate(prompts, responses)), prompts.lengths)
-
-    def _slates(self, prompts: Ragged, targets: Ragged) -> Rows:
-        """Prompts with a list of items, closed by the end token (METHODS A-7). Every item begins at the root again."""
-        items = targets.values.astype(np.int64)
-        end = int(self.writer.tokenizer.eos_token_id)
-
-        def lists(of_item: Ragged) -> Ragged:
-            rows = of_item.select(items)
-            return Ragged(rows.values, rows.offsets[targets.offsets])
-
-        responses, nodes = append(lists(self.responses), end), append(lists(self.item_nodes), -1)
-        return Rows(concatenate(prompts, responses), concatenate(_blank(prompts), nodes), prompts.lengths)
+            responses, nodes, items = self._tokens_of(Ragged(targets.astype(np.int32), np.arange(len(targets) + 1)))
+        # An epoch of these tasks shows every item once, so there is no frequency to correct for.
+        return _answered(prompts, responses, nodes, _blank(items) if task in ITEM_TASKS else items)
 
 
 def nodes_of(trie: Trie, responses: Ragged) -> Ragged:
@@ -293,6 +287,12 @@ def _blank(rows: Ragged) -> Ragged:
     return Ragged(np.full_like(rows.values, -1), rows.offsets)
 
 
+def _answered(prompts: Ragged, responses: Ragged, nodes: Ragged, items: Ragged) -> Rows:
+    """Prompts with their responses, of whose tokens ``nodes`` and ``items`` are."""
+    blank = _blank(prompts)
+    return Rows(concatenate(prompts, responses), concatenate(blank, nodes), concatenate(blank, items), prompts.lengths)
+
+
 def _one_target(targets: Ragged, rng: np.random.Generator) -> NDArray[np.int64]:
     """One of every row's targets."""
     place = (rng.random(len(targets)) * targets.lengths).astype(np.int64)
@@ -304,5 +304,6 @@ def _stack(parts: list[Rows]) -> Rows:
     return Rows(
         Ragged.join([part.ids for part in parts]),
         Ragged.join([part.nodes for part in parts]),
+        Ragged.join([part.items for part in parts]),
         np.concatenate([part.first_scored for part in parts]),
     )

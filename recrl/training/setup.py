@@ -226,9 +226,10 @@ def _memory_head(config: RunConfig, world: World, folder: Path | None) -> Memory
     return head
 
 
-def start_world(config: RunConfig, *, titles: bool = False) -> tuple[World, DecoderPolicy]:
+def start_world(
+    config: RunConfig, dataset: Dataset, index: SidIndex, *, titles: bool = False
+) -> tuple[World, DecoderPolicy]:
     """The data, and the model that ``[model]`` names, bound to the SIDs that it will learn."""
-    dataset, index = load_data(config)
     if config.model.path is not None:
         _, tokenizer = read_folder(config.model.path)
         add_sid_tokens(tokenizer, index)

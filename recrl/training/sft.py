@@ -19,13 +19,15 @@ from recrl.hardware.flops import Work
 from recrl.seeding import seed_of
 from recrl.training import checkpoint
 from recrl.training.ahead import Ahead
+from recrl.training.held_out import record, without_held_out
 from recrl.training.in_step import in_step
 from recrl.training.launch import Position, Report, launch
 from recrl.training.meter import make_meter, update_work
 from recrl.training.optimizer import AdamW, average_into, cosine_lr
 from recrl.training.rows import RowMaker, Rows
 from recrl.training.run_folder import StageFolder, stage_folder
-from recrl.training.setup import start_world
+from recrl.training.setup import load_data, start_world
+from recrl.training.target_weights import target_weights
 from recrl.training.teacher import Teacher, soft_target_loss
 from recrl.training.validation import Progress, Validation
 from recrl.training.weights import load_weights, saving, weights
@@ -37,11 +39,16 @@ class Sft:
     def __init__(self, config: RunConfig, folder: StageFolder) -> None:
         self.config = config
         self.folder = folder
-        self.world, self.policy = start_world(config)
+        dataset, index = load_data(config)
+        shown = without_held_out(dataset, config.sft.held_out, config.run.seed)
+        self.world, self.policy = start_world(config, shown, index)
+        record(self.policy.config, config.sft.held_out, config.run.seed)
         writer = replace(self.world.writer, memory=None)  # it weighs on what is decoded, and rows are given
         self.rows = RowMaker.make(
             self.world.dataset, writer, self.world.trie.to(torch.device("cpu")), config.sft, config.run.seed
         )
+        weights_of_items = target_weights(shown, config.sft.target_weight_power)
+        self.target_weights = torch.from_numpy(weights_of_items).to(self.world.device)
         self.ranks = self.world.ranks
         self.averaged = self.policy.frozen_copy() if config.sft.ema_decay else None
         self.policy.add_dropout(config.model.dropout)
@@ -60,7 +67,10 @@ class Sft:
         self.steps_per_epoch = len(self.rows.batches(0, self.rows.epoch(0)))  # of every epoch; tells wrong tasks, too
 
     def train_step(self, batch: Rows, lr: float, *, taught: bool = False) -> dict[str, float]:
-        """One optimiser step; the loss is the mean over the batch's scored tokens, and the teacher's where it joins."""
+        """One optimiser step; the loss is a mean over the batch's scored tokens, plus the teacher's where it joins.
+
+        It is divided by their number on all ranks, whatever they weigh: that is 1 on average over the training targets.
+        """
         options = self.config.sft
         torch.manual_seed(seed_of(self.config.run.seed, "dropout", self.at.step, *self.own_masks()))
         self.policy.model.train()
@@ -118,12 +128,12 @@ class Sft:
         self.meter.count(update_work(batch))
         return loss / weight
 
-    def row_loss(self, ids: Tensor, nodes: Tensor, scored: Tensor, length: Tensor) -> Tensor:
-        """[T] each, and [N] lengths -> the negated log-likelihood, summed over scored tokens."""
+    def row_loss(self, ids: Tensor, nodes: Tensor, items: Tensor, scored: Tensor, length: Tensor) -> Tensor:
+        """[T] each, and [N] lengths -> the negated log-likelihood, weighted and summed over scored tokens."""
         target = scored.nonzero().squeeze(1)
         hidden = self.policy.causal_hidden(ids, length)
         logp, _ = self.policy.token_logp(hidden.index_select(0, target - 1), ids[target], nodes[target])
-        return -logp.sum()
+        return -(logp * self.target_weights[items[target]]).sum()
 
     def evaluate(self) -> dict[str, float]:
         """Validation of what would be saved: the average of the weights if there is one."""

@@ -14,7 +14,7 @@ from runs import run_config, write_world
 
 from recrl.baselines import recommend
 from recrl.baselines.popularity import POPULARITY
-from recrl.baselines.sasrec import PADDING, Encoder, SasrecOptions, batches, fit, loss_sum, tensors, windows
+from recrl.baselines.sasrec import Encoder, SasrecOptions, batches, fit, loss_sum, tensors, windows
 from recrl.components import Choice, Options
 from recrl.config import RunConfig
 from recrl.data.dataset import Sequences
@@ -34,9 +34,12 @@ def sequences(*rows: list[int], first_target: list[int] | None = None) -> Sequen
 
 def targets_of(rows: Sequences) -> list[tuple[list[int], int]]:
     """Every target, with what its row shows before it."""
-    history, following, scored = tensors(rows)
+    history, length, following, scored = tensors(rows)
+    parts = zip(*(states.split(length.tolist()) for states in (history, following, scored)), strict=True)
     return [
-        (history[row, : place + 1].tolist(), int(following[row, place])) for row, place in scored.nonzero().tolist()
+        (seen[: place + 1].tolist(), int(follows[place]))
+        for seen, follows, asked in parts
+        for place in asked.nonzero().squeeze(1).tolist()
     ]
 
 
@@ -80,26 +83,29 @@ def encoder(**options: Any) -> Encoder:
     return Encoder(9, SasrecOptions(**SMALL | options)).eval()
 
 
-def test_a_state_sees_neither_what_follows_nor_padding() -> None:
+def test_a_state_sees_neither_what_follows_nor_another_row() -> None:
     model = encoder(layers=2)
-    long, short = torch.tensor([[3, 1, 4, 1]]), torch.tensor([[3, 1, PADDING]])
-    torch.testing.assert_close(model(long)[:, :2], model(short)[:, :2])
-    assert not torch.allclose(model(long)[:, 1], model(torch.tensor([[1, 3]]))[:, 1], atol=1e-3)
+
+    def states(*rows: list[int]) -> torch.Tensor:
+        return model(torch.tensor([item for row in rows for item in row]), torch.tensor([len(row) for row in rows]))
+
+    torch.testing.assert_close(states([8, 2], [3, 1, 4, 1])[2:4], states([3, 1]))
+    assert not torch.allclose(states([3, 1])[1], states([1, 3])[1], atol=1e-3)
+    assert not torch.allclose(states([3, 1])[1], states([1])[0], atol=1e-3)
 
 
 def test_the_loss_is_the_cross_entropy_of_the_targets_alone() -> None:
     model = encoder()
     rows = sequences([4, 2, 7], [5, 1, 3, 8], first_target=[2, 1])
-    logits = model(tensors(rows)[0]) @ model.items.weight.t()
-    by_hand = F.cross_entropy(logits[0, 1], torch.tensor(7))
-    by_hand = by_hand + F.cross_entropy(logits[1, :3], torch.tensor([1, 3, 8]), reduction="sum")
+    logits = model(*tensors(rows)[:2]) @ model.items.weight.t()
+    by_hand = F.cross_entropy(logits[1:], torch.tensor([7, 1, 3, 8]), reduction="sum")
     torch.testing.assert_close(loss_sum(model, *tensors(rows), SasrecOptions(**SMALL)), by_hand)
 
 
 def test_the_binary_loss_stands_a_target_against_random_items() -> None:
     model, options = encoder(), SasrecOptions(**SMALL, loss="bce", negatives=3)
     rows = sequences([4, 2, 7])
-    logits = (model(tensors(rows)[0]) @ model.items.weight.t())[0]
+    logits = model(*tensors(rows)[:2]) @ model.items.weight.t()
     torch.manual_seed(1)
     other = torch.randint(9, (2, 3))
     torch.manual_seed(1)

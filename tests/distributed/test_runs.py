@@ -37,6 +37,8 @@ SFT = {
     "epochs": 1,
     "batch_size": 32,
     "ema_decay": 0.9,
+    "held_out": 0.3,
+    "target_weight_power": 0.5,
     "teacher": {"weight": 0.5, "prompts": 8, "responses": 4},
 }
 RL = {

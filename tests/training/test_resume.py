@@ -27,6 +27,8 @@ SFT = {
     "sft": {
         "epochs": 2,
         "ema_decay": 0.9,
+        "held_out": 0.3,
+        "target_weight_power": 0.5,
         "eval_every": 4,
         "checkpoint_every": 3,
         "patience": 0,

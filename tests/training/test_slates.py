@@ -69,7 +69,7 @@ def test_a_label_lists_the_next_items_and_ends(world: Path, tmp_path: Path, prom
     examples = next_examples(made.dataset.train, "slate", np.random.default_rng(0), 3)
     assert set(examples.targets.lengths.tolist()) == {1, 2, 3}
     names, end = made.writer.responses(), made.writer.tokenizer.eos_token_id
-    written = rows._slates(made.writer.prompts(examples), examples.targets)
+    written = rows._responses(examples, np.random.default_rng(0))
     for row in range(0, len(examples), 7):
         label = written.ids[row][written.first_scored[row] :].tolist()
         expected = [int(token) for item in examples.targets[row] for token in names[int(item)]]
