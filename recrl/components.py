@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -46,6 +46,8 @@ class Part:
     source: str = ""
     refuses: Callable[[Any, Any], str] | None = None
     """``(own options, the rollout's options)`` -> why the two can't go together, empty where they can."""
+    needs: Literal["", "targets", "feedback"] = ""
+    """What RL's environment has to give for it: known targets, or answers to what is shown."""
 
 
 def load_part(table: Table, kind: str, *, where: str) -> Part:

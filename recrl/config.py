@@ -313,6 +313,9 @@ class RlSection(Section):
     """Share of a step's responses, the best by advantage and above 0, kept in ``rl/feedback`` for ``sft.feedback``."""
     mini_batches: int = Field(1, ge=1)
     """Optimiser steps of one pass over a rollout."""
+    environment: Choice = Choice(kind="log")
+    """Where prompts come from and what answers the responses: the log's training rows, whose targets are known, or the
+    users of a synthetic marketplace, who click."""
     rollout: Choice = Choice(kind="beam")
     """How a group of responses comes to be."""
     rewards: list[Choice] = Field(default_factory=lambda: [Choice(kind="hit")], min_length=1)

@@ -22,6 +22,7 @@ FAMILIES = {
     "sid.encoder": "recrl.sids.encoders:ENCODERS",
     "sid.quantizer": "recrl.sids.quantizers:QUANTIZERS",
     "sft.teacher.scorer": "recrl.baselines:BASELINES",
+    "rl.environment": "recrl.environments:ENVIRONMENTS",
     "rl.rollout": "recrl.rollout:ROLLOUTS",
     "rl.rewards": "recrl.rewards:REWARDS",
     "prompts.retriever": "recrl.baselines:BASELINES",

@@ -42,7 +42,7 @@ def run_demo(
     say("SFT: next item, from scratch")
     status = train_sft(config, sft_report, overwrite=True)
     say(f"  {status['reason']}; best validation NDCG@10 {status['best_value']:.4f}")
-    say("RL: GRPO with a hit reward on legal beams")
+    say("RL: new users of the marketplace click on what legal beams show them")
     status = train_rl(config, rl_report, overwrite=True)
     say(f"  {status['reason']}; validation NDCG@10 {status['start_value']:.4f} -> {status['best_value']:.4f}")
     results, _ = evaluate([config.folder], "test", say)

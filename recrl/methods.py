@@ -18,6 +18,7 @@ from recrl.generated_page import write_page
 from recrl.recipe import Recipe, flat
 
 FAMILIES = {
+    "rl.environment": "Environments",
     "rl.rollout": "Rollouts",
     "rl.rewards": "Rewards",
     "rl.signal": "Signals",

@@ -153,7 +153,7 @@ class TimedPolicy:
 
 def rollout_parts(rl: Rl, repeats: int) -> dict[str, float]:
     """Median seconds of a rollout's parts; what is left of the whole is the lookup in the trie and the choice."""
-    policy, prompts = rl.policy, rl.prompts.batch(0)
+    policy, prompts = rl.policy, rl.environment.prompts(0)
     taken: list[dict[str, float]] = []
     for _ in range(repeats):
         timed = TimedPolicy(policy)

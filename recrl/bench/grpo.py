@@ -126,7 +126,7 @@ def checked_batch(rl: Rl, seed: int) -> tuple[PackedGroups, ReadPrompts | None]:
     With the real ones the loss would be the mean advantage, whatever the log-probabilities are.
     """
     generator = torch.Generator().manual_seed(seed)
-    groups = rl.rollout(rl.prompts.batch(0), seed)
+    groups = rl.rollout(rl.environment.prompts(0), seed)
     advantage = torch.randn(groups.exists.shape, generator=generator)
     signal = Signal(groups, advantage, groups.exists, groups.exists.any(1))
     batch = pack_active(signal, rl.policy.ops)

@@ -90,7 +90,7 @@ class LayoutRl(Rl):
 
     def active_batch(self) -> PackedGroups:
         """The rows of a first step in this layout, without old and reference log-probabilities."""
-        groups = self.rollout(self.prompts.batch(0), seed=0)
+        groups = self.rollout(self.environment.prompts(0), seed=0)
         nothing = groups.exists.float()
         signal = self.method.signal.run(groups, nothing, nothing, self.method.signal_options, None)
         return self.lay_out(pack_active(signal, self.policy.ops))

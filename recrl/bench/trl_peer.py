@@ -72,7 +72,7 @@ class Peer:
 
     def __init__(self, rl: Rl, out: Path, per_device: int, steps: int) -> None:
         trl, datasets = load_trl()
-        self.prompts = rl.prompts.batch(0)
+        self.prompts = rl.environment.prompts(0)
         assert rl.config.rl.init is not None
         model, tokenizer = load_folder(rl.config.rl.init)
         self.texts = ["".join(tokenizer.convert_ids_to_tokens(ids)) for ids in self.prompts.ids.tolist()]

@@ -29,6 +29,7 @@ class InteractionLog:
         ratings: [N] float32, or None.
         user_ids: the source's own ids, as text, unique.
         notes: what the reader has to say about the source; it goes into ``dataset.json``.
+        train_only: users at the end of whom nothing is held out.
         optimum: made data only: the best reachable metrics of predicting position ``p[i]`` of user ``u[i]``.
     """
 
@@ -40,6 +41,7 @@ class InteractionLog:
     user_ids: list[str]
     notes: dict[str, Any] = field(default_factory=dict)
     optimum: Callable[[NDArray[np.int64], NDArray[np.int64]], dict[str, Any]] | None = None
+    train_only: int = 0
 
     def __len__(self) -> int:
         return len(self.users)

@@ -55,6 +55,9 @@ class MarketOptions(Options):
     """Chance, between two steps, that the user's group is drawn anew."""
     late_share: float = Field(0.1, ge=0, lt=1)
     """Share of the items that come on sale in the second half of the time."""
+    extra_interactions: int = Field(0, ge=0)
+    """Interactions of further users, all of them for training; the others, and what is held out of theirs, stay the
+    same. At least three a user, of whom there are as many as the log's mean length makes of them."""
     horizon_days: int = Field(365, ge=1)
     optimum_rows: int = Field(5_000, ge=0)
     """The optimum is computed on at most so many examples of valid, and of test, evenly spaced; 0: not at all."""
@@ -63,11 +66,20 @@ class MarketOptions(Options):
     def _consistent(self) -> MarketOptions:
         if self.interactions < MIN_LENGTH * self.users:
             raise ValueError(f"{self.users} users need at least {MIN_LENGTH * self.users} interactions")
+        if 0 < self.extra_interactions < MIN_LENGTH:
+            raise ValueError(f"extra_interactions must be 0, or at least {MIN_LENGTH}: a user takes as many")
         if self.transition + self.taste > 1:
             raise ValueError("transition + taste must not pass 1")
         if self.categories > self.items:
             raise ValueError("a category needs an item")
         return self
+
+    @property
+    def extra_users(self) -> int:
+        """Users of the extra interactions, who take as many items as the others on average."""
+        if not self.extra_interactions:
+            return 0
+        return max(1, self.extra_interactions * self.users // self.interactions)
 
 
 @dataclass(frozen=True)
@@ -128,9 +140,12 @@ class Shelf:
         return self.items[np.minimum(at, last)]
 
 
-def stream(options: MarketOptions, name: str) -> np.random.Generator:
-    """Random numbers of one purpose: a change of one does not shift the others."""
-    return np.random.default_rng([options.seed, ("market", "lengths", "times", "choices", "behaviour").index(name)])
+STREAMS = ("market", "lengths", "times", "choices", "behaviour", "extra", "visitors")
+
+
+def stream(options: MarketOptions, name: str, *place: int) -> np.random.Generator:
+    """Random numbers of one purpose, and of one place of it: a change of one does not shift the others."""
+    return np.random.default_rng([options.seed, STREAMS.index(name), *place])
 
 
 def build_market(options: MarketOptions) -> Market:
@@ -169,40 +184,55 @@ def build_market(options: MarketOptions) -> Market:
 
 
 def user_times(options: MarketOptions) -> tuple[Ints, Ints]:
-    """``(offsets [users + 1], times [interactions])`` in seconds, rising within a user."""
-    rng = stream(options, "lengths")
-    share = rng.gamma(1.5, size=options.users) + 1e-3
-    spare = options.interactions - MIN_LENGTH * options.users
-    lengths = MIN_LENGTH + rng.multinomial(spare, share / share.sum())
+    """``(offsets [users + 1], times [interactions])`` of the log in seconds, rising within a user."""
+    lengths, times = stream(options, "lengths"), stream(options, "times")
+    return draw_times(options, options.users, options.interactions, lengths, times)
+
+
+def draw_times(
+    options: MarketOptions,
+    users: int,
+    interactions: int,
+    of_lengths: np.random.Generator,
+    of_times: np.random.Generator,
+) -> tuple[Ints, Ints]:
+    """The same for any number of users, spread over the same time at the same pace."""
+    share = of_lengths.gamma(1.5, size=users) + 1e-3
+    lengths = MIN_LENGTH + of_lengths.multinomial(interactions - MIN_LENGTH * users, share / share.sum())
     offsets = np.concatenate([[0], np.cumsum(lengths)])
-    rng = stream(options, "times")
     span = options.horizon_days * DAY_S
-    steps = 1 + rng.exponential(0.4 * span * options.users / options.interactions, options.interactions).astype(
-        np.int64
-    )
-    steps[offsets[:-1]] = rng.integers(0, int(0.7 * span) + 1, options.users)
+    pace = 0.4 * span * options.users / options.interactions
+    steps = 1 + of_times.exponential(pace, interactions).astype(np.int64)
+    steps[offsets[:-1]] = of_times.integers(0, int(0.7 * span) + 1, users)
     total = np.cumsum(steps)
     before = np.concatenate([[0], total])[offsets[:-1]]
     return offsets, total - np.repeat(before, lengths)
 
 
 def simulate(market: Market, offsets: Ints, times: Ints) -> NDArray[np.int32]:
-    """[interactions] int32: every user's items, drawn step by step for all users at once."""
-    options, rng = market.options, stream(market.options, "choices")
+    """[interactions] int32: the items that the log's users take."""
+    return simulate_groups(market, offsets, times, stream(market.options, "choices"))[0]
+
+
+def simulate_groups(
+    market: Market, offsets: Ints, times: Ints, rng: np.random.Generator
+) -> tuple[NDArray[np.int32], Ints]:
+    """[interactions] int32 items and the users' groups when they took them, step by step for all users at once."""
+    options = market.options
     lengths = np.diff(offsets)
     order = np.argsort(-lengths, kind="stable")  # the users still active at a step are a prefix
     starts, lengths = offsets[:-1][order], lengths[order]
     group = rng.choice(options.groups, size=len(order), p=market.group_share)
-    items = np.zeros(len(times), np.int32)
+    items, groups = np.zeros(len(times), np.int32), np.zeros(len(times), np.int64)
     last = np.zeros(len(order), np.int64)
     for step in range(int(lengths[0])):
         active = int(np.searchsorted(-lengths, -step, side="left"))
         at = starts[:active] + step
         last = _draw(market, group[:active], last[:active] if step else None, times[at], rng)
-        items[at] = last
+        items[at], groups[at] = last, group[:active]
         moved = rng.random(active) < options.drift
         group[:active][moved] = rng.choice(options.groups, size=int(moved.sum()), p=market.group_share)
-    return items
+    return items, groups
 
 
 def _draw(market: Market, group: Ints, last: Ints | None, time: Ints, rng: np.random.Generator) -> Ints:

@@ -32,12 +32,14 @@ class Split:
 def leave_one_out(log: InteractionLog) -> Split:
     """Last interaction = test target, the one before = valid target, the rest = train (METHODS F).
 
-    Users of fewer than three interactions are all train. Histories are stored whole; the limit is applied to prompts.
+    Users of fewer than three interactions are all train, and so are those that the log names. Histories are stored
+    whole; the limit is applied to prompts.
     """
     rows = log.by_user()
     lengths = rows.lengths
-    held_out = np.flatnonzero(lengths >= 3)
-    train_lengths = np.where(lengths >= 3, lengths - 2, lengths)
+    split = (lengths >= 3) & (np.arange(len(lengths)) < len(lengths) - log.train_only)
+    held_out = np.flatnonzero(split)
+    train_lengths = np.where(split, lengths - 2, lengths)
     present = np.flatnonzero(train_lengths > 0)
     begins = rows.offsets[:-1]
     train = Sequences(
@@ -58,8 +60,14 @@ def chronological(log: InteractionLog, history_limit: int) -> Split:
     sequence.
 
     Raises:
-        DataError: the source has no times.
+        DataError: the source has no times, or users of whom nothing may be held out.
     """
+    if log.train_only:
+        raise DataError(
+            f"{log.train_only} users are for training alone",
+            why="a chronological split holds the latest samples of all users out",
+            fix="use --split leave-one-out, or leave the extra interactions out",
+        )
     if log.times is None:
         raise DataError(
             "the source has no timestamps",

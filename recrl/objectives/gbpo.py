@@ -4,6 +4,9 @@
     bound = max(pi_old, sg pi) where A >= 0, max(pi_old, 1 - sg pi) where A < 0
 
 So A's coefficient is min(r, 1) above, and min(r, pi / (1 - pi)) below: what is unlikely already is hardly pushed down.
+With ``level = "response"``, one optimiser step a rollout and A = w for a click, -1 for none, this is the gradient of
+the cross-entropy w c log pi + (1 - c) log(1 - pi): pi comes to rest where its odds are w times those of a click, so
+it ranks as clicks do, whatever was shown how often.
 """
 
 from __future__ import annotations
@@ -13,15 +16,25 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from recrl.objectives.base import Objective, ObjectiveInputs, ObjectiveOptions, log_ratio, near, rows_with_tokens, total
+from recrl.objectives.base import (
+    MAX_LOG_RATIO,
+    Objective,
+    ObjectiveInputs,
+    ObjectiveOptions,
+    log_ratio,
+    near,
+    rows_with_tokens,
+    total,
+)
 
 LEAST = 1e-6
 """1 - pi is at least this."""
 
 
 class GbpoOptions(ObjectiveOptions):
-    level: Literal["token", "sequence"] = "token"
-    """Probabilities of tokens, averaged over a row's tokens; or their geometric mean over the row."""
+    level: Literal["token", "sequence", "response"] = "token"
+    """Probabilities of tokens, averaged over a row's tokens; their geometric mean over the row; or their product, the
+    response's own probability."""
 
 
 def gbpo(logp: Tensor, inputs: ObjectiveInputs, options: GbpoOptions) -> tuple[Tensor, dict[str, Tensor]]:
@@ -38,6 +51,10 @@ def gbpo(logp: Tensor, inputs: ObjectiveInputs, options: GbpoOptions) -> tuple[T
     old = torch.where(mask, inputs.logp_old, 0.0)
     if options.level == "token":
         ratio = log_ratio(logp, inputs.logp_old, mask).exp()
+    elif options.level == "response":
+        old = old.sum(1, keepdim=True)
+        change = log_ratio(logp, inputs.logp_old, mask).sum(1, keepdim=True)
+        ratio = change.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()  # a response's tokens can add up to more
     else:
         old = old.sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)
         ratio = inputs.ops.gmean_ratio(near(logp, inputs.logp_old), inputs.logp_old, mask).unsqueeze(1)

@@ -14,5 +14,8 @@ REWARDS = {
     "slate_ndcg": "recrl.rewards.slate_ndcg:SLATE_NDCG",
     "engagement": "recrl.rewards.engagement:ENGAGEMENT",
     "valid_distinct": "recrl.rewards.valid_distinct:VALID_DISTINCT",
+    "click": "recrl.rewards.click:CLICK",
+    "duration": "recrl.rewards.duration:DURATION",
+    "comment": "recrl.rewards.comment:COMMENT",
     "collaborative": "recrl.rewards.collaborative:COLLABORATIVE",
 }

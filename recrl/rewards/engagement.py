@@ -16,4 +16,4 @@ def engagement(groups: RolloutGroups, options: RewardOptions, context: RewardCon
     return mean_over(groups.item_hits & distinct(groups), worth)
 
 
-ENGAGEMENT = Part(RewardOptions, engagement, source="SAGE, arXiv:2601.21452")
+ENGAGEMENT = Part(RewardOptions, engagement, source="SAGE, arXiv:2601.21452", needs="targets")

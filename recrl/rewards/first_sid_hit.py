@@ -14,4 +14,4 @@ def first_sid_hit(groups: RolloutGroups, options: RewardOptions, context: Reward
     return groups.item_hits[..., 0].float()
 
 
-FIRST_SID_HIT = Part(RewardOptions, first_sid_hit, source="Kuaishou-OneRec/OpenOneRec")
+FIRST_SID_HIT = Part(RewardOptions, first_sid_hit, source="Kuaishou-OneRec/OpenOneRec", needs="targets")

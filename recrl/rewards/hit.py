@@ -14,4 +14,4 @@ def hit(groups: RolloutGroups, options: RewardOptions, context: RewardContext) -
     return groups.hits.float()
 
 
-HIT = Part(RewardOptions, hit, source="METHODS E-1")
+HIT = Part(RewardOptions, hit, source="METHODS E-1", needs="targets")

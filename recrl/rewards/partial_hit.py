@@ -17,4 +17,4 @@ def partial_hit(groups: RolloutGroups, options: RewardOptions, context: RewardCo
     return mean_over(distinct(groups), nearness(groups))
 
 
-PARTIAL_HIT = Part(RewardOptions, partial_hit, source="Kuaishou-OneRec/OpenOneRec")
+PARTIAL_HIT = Part(RewardOptions, partial_hit, source="Kuaishou-OneRec/OpenOneRec", needs="targets")

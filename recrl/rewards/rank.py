@@ -41,4 +41,4 @@ def rank(groups: RolloutGroups, options: RankOptions, context: RewardContext) ->
     return torch.where(penalised, -penalty, 0.0)
 
 
-RANK = Part(RankOptions, rank, source="SINGER, eq. 7")
+RANK = Part(RankOptions, rank, source="SINGER, eq. 7", needs="targets")

@@ -31,4 +31,4 @@ def sid_level(groups: RolloutGroups, options: SidLevelOptions, context: RewardCo
     return mean_over(distinct(groups), 1 - options.decay ** levels.float())
 
 
-SID_LEVEL = Part(SidLevelOptions, sid_level, source="SINGER, eq. 8")
+SID_LEVEL = Part(SidLevelOptions, sid_level, source="SINGER, eq. 8", needs="targets")

@@ -35,4 +35,4 @@ def singer(groups: RolloutGroups, options: SingerOptions, context: RewardContext
     return torch.where(groups.hard.unsqueeze(1), value[options.hard], value[options.easy])
 
 
-SINGER = Part(SingerOptions, singer, source="SINGER, eq. 9")
+SINGER = Part(SingerOptions, singer, source="SINGER, eq. 9", needs="targets")

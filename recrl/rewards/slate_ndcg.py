@@ -33,4 +33,4 @@ def _set_size(items: Tensor) -> Tensor:
     return (fresh & (ordered >= 0)).sum(1)
 
 
-SLATE_NDCG = Part(RewardOptions, slate_ndcg, source="SAGE, arXiv:2601.21452")
+SLATE_NDCG = Part(RewardOptions, slate_ndcg, source="SAGE, arXiv:2601.21452", needs="targets")

@@ -93,4 +93,4 @@ def _drawn_in_full(known: Tensor, eligible: Tensor, count: int, sources: list[to
     return F.pad(chosen, (0, count - chosen.shape[1]), value=-1)
 
 
-CATALOGUE = Part(CatalogueOptions, rollout, source="chenyuxin1999/S-DPO, METHODS B-9")
+CATALOGUE = Part(CatalogueOptions, rollout, source="chenyuxin1999/S-DPO, METHODS B-9", needs="targets")

@@ -74,4 +74,4 @@ def _behind(nodes: Tensor, trie: Trie, item: Tensor, given: int) -> Tensor:
     return trie.leaf[ROOT, item]
 
 
-CURRICULUM = Part(CurriculumOptions, rollout, source="SINGER, eq. 3 to 5, METHODS C-5")
+CURRICULUM = Part(CurriculumOptions, rollout, source="SINGER, eq. 3 to 5, METHODS C-5", needs="targets")

@@ -46,4 +46,4 @@ def spread(tokens: Tensor, hits: Tensor) -> Tensor:
     return order
 
 
-DYNAMIC = Part(SampleOptions, rollout, source="SINGER, METHODS C-8")
+DYNAMIC = Part(SampleOptions, rollout, source="SINGER, METHODS C-8", needs="targets")

@@ -59,5 +59,5 @@ def recast(
     return Signal(made.groups, advantage, active, made.repaired & paired, made.state)
 
 
-RECAST = Part(RecastOptions, recast, source="ReCast, METHODS D", refuses=refuses_slates)
+RECAST = Part(RecastOptions, recast, source="ReCast, METHODS D", refuses=refuses_slates, needs="targets")
 """Advantages +w and -w; they are not normalised again."""

@@ -31,4 +31,6 @@ def repair_only(
     return Signal(made.groups, advantage, active, made.repaired & telling, made.state)
 
 
-REPAIR_ONLY = Part(RepairOnlyOptions, repair_only, source="ReCast, METHODS D-7", refuses=refuses_slates)
+REPAIR_ONLY = Part(
+    RepairOnlyOptions, repair_only, source="ReCast, METHODS D-7", refuses=refuses_slates, needs="targets"
+)

@@ -8,8 +8,10 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from recrl.components import Options, Part, resolve
+from recrl.components import Choice, Options, Part, resolve
 from recrl.config import RlSection
+from recrl.environments import ENVIRONMENTS
+from recrl.environments.base import EnvironmentPart, Gift
 from recrl.errors import ConfigError
 from recrl.groups import RolloutGroups
 from recrl.objectives import OBJECTIVES
@@ -25,6 +27,8 @@ from recrl.signals import SIGNALS
 class Method:
     """What a recipe composes."""
 
+    environment: EnvironmentPart
+    environment_options: Options
     rollout: Part
     rollout_options: RolloutOptions
     rewards: tuple[tuple[Part, RewardOptions], ...]
@@ -40,6 +44,8 @@ class Method:
         Raises:
             ConfigError: an unknown kind or option.
         """
+        environment, environment_options = resolve(ENVIRONMENTS, chosen.environment, where="rl.environment")
+        assert isinstance(environment, EnvironmentPart)
         rollout, rollout_options = resolve(ROLLOUTS, chosen.rollout, where="rl.rollout")
         rewards = tuple(
             cast("tuple[Part, RewardOptions]", resolve(REWARDS, reward, where=f"rl.rewards.{place}"))
@@ -48,7 +54,11 @@ class Method:
         signal, signal_options = resolve(SIGNALS, chosen.signal, where="rl.signal")
         objective, objective_options = resolve(OBJECTIVES, chosen.objective, where="rl.objective")
         _check_together(chosen, rollout_options, *rewards, (signal, signal_options), (objective, objective_options))
+        parts = [(chosen.rollout, rollout), *zip(chosen.rewards, (part for part, _ in rewards), strict=True)]
+        _check_environment(chosen, environment.gives(environment_options), *parts, (chosen.signal, signal))
         return cls(
+            environment,
+            environment_options,
             rollout,
             cast("RolloutOptions", rollout_options),
             rewards,
@@ -65,6 +75,21 @@ class Method:
     @property
     def weights(self) -> list[float]:
         return [options.weight for _, options in self.rewards]
+
+
+def _check_environment(chosen: RlSection, gives: frozenset[Gift], *parts: tuple[Choice, Part]) -> None:
+    """Refuse parts that wait for what the environment does not give."""
+    lacks = {
+        "targets": "it works with the item that would be right, which this environment does not tell",
+        "feedback": "it reads what users answer, and nobody answers in this environment",
+    }
+    for choice, part in parts:
+        if part.needs and part.needs not in gives:
+            raise ConfigError(
+                f"{choice.kind!r} does not go with rl.environment.kind = {chosen.environment.kind!r}",
+                why=lacks[part.needs],
+                fix=f"choose a kind that needs no {part.needs}, or another environment (`recrl config schema`)",
+            )
 
 
 def _check_together(chosen: RlSection, rollout: Options, *parts: tuple[Part, Options]) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from recrl.backends.decoder_policy import MEMORY, DecoderPolicy
 from recrl.config import RunConfig
+from recrl.environments.base import Environment
 from recrl.groups import PackedGroups, PromptBatch, RolloutGroups, Signal, pack_active, slate_entropy
 from recrl.models.shared_prefix import ReadPrompts
 from recrl.objectives.base import ObjectiveInputs, log_ratio
@@ -33,7 +34,7 @@ from recrl.training.meter import make_meter, read_work, update_work
 from recrl.training.method import Method
 from recrl.training.optimizer import AdamW, cosine_lr
 from recrl.training.reward_context import reward_context, text_vectors
-from recrl.training.rl_prompts import PromptSource, asks_for_titles
+from recrl.training.rl_prompts import asks_for_titles
 from recrl.training.run_folder import StageFolder, stage_folder
 from recrl.training.setup import World, load_data, load_world, start_world
 from recrl.training.validation import Progress, Validation
@@ -69,8 +70,9 @@ class Rl:
         self.signal_state: dict[str, float] = {}
         self.objective_state: dict[str, float] = {}
         self.drawn = 0  # batches of prompts so far
-        self.prompts = PromptSource(config, self.world, self.policy.config)
-        self.next_prompts = Ahead(self.prompts.batch)
+        made = self.method.environment.run(config, self.world, self.policy.config, self.method.environment_options)
+        self.environment: Environment = made
+        self.next_prompts = Ahead(self.environment.prompts)
         self.reward_context = reward_context(self.world)
         self.text_vectors = text_vectors(self.world, config.run.seed)
         self.kept: KeptPrompts | None = None  # of the last rollout
@@ -126,11 +128,12 @@ class Rl:
     def generate(self, seed: int) -> tuple[RolloutGroups, Tensor]:
         """Groups of the next batch of prompts, and their [B, G, M] rewards."""
         with self.meter.time("gen"):
-            prompts = self.next_prompts(self.drawn)
+            number, prompts = self.drawn, self.next_prompts(self.drawn)
             self.drawn += 1
             groups = self.rollout(prompts, seed)
         with self.meter.time("reward"):
-            return groups, self.method.reward(groups, self.reward_context)
+            feedback = self.environment.respond(number, groups)
+            return groups, self.method.reward(groups, replace(self.reward_context, feedback=feedback))
 
     def gather(self, seed: int) -> tuple[RolloutGroups, Tensor, Tensor | None]:
         """All groups that the step made, their rewards, and which groups go on (None: all of them).
@@ -171,7 +174,7 @@ class Rl:
                 batch = self.with_logps(batch)
                 with meter.time("update_actor"):
                     values |= self.update(batch, read)
-        return values | meter.take("update_actor")
+        return values | self.environment.take_metrics() | meter.take("update_actor")
 
     def read_prompts(self, signal: Signal, batch: PackedGroups) -> ReadPrompts | None:
         """What the rollout has read of the batch's prompts, for an update in one micro-batch; it is kept no longer."""
@@ -321,6 +324,7 @@ class Rl:
             "signal": self.signal_state,
             "objective": self.objective_state,
             "drawn": self.drawn,
+            "environment": self.environment.state,
             "optimizer_steps": self.optimizer.steps,
         }
         tensors = itertools.chain(weights(self.policy, "model", self.ranks), self.optimizer.tensors())
@@ -337,6 +341,7 @@ class Rl:
         self.signal_state = dict(found.state["signal"])
         self.objective_state = dict(found.state["objective"])
         self.drawn = int(found.state["drawn"])
+        self.environment.restore(found.state["environment"])
 
     def run(self, report: Report) -> dict[str, Any]:
         """Train to the end, or until validation says stop. Returns what ``status.json`` says."""
@@ -349,10 +354,10 @@ class Rl:
             report(0, options.steps, score)
             self.save()
         stop = self.stop_reason()  # a run that was killed between its last checkpoint and its end stays stopped
-        while self.at.step < options.steps and not stop:
+        while not stop and not self.end_reason():
             values = self.step()
             self.at = Position(self.at.step + 1)
-            validated = self.at.step % options.eval_every == 0 or self.at.step == options.steps
+            validated = self.at.step % options.eval_every == 0 or bool(self.end_reason())
             if validated:
                 score = self.validate()
                 values |= score | {"timing_s/eval": self.meter.take("eval")["timing_s/eval"]}
@@ -361,7 +366,11 @@ class Rl:
             report(self.at.step, options.steps, values)
             if validated or (options.checkpoint_every and self.at.step % options.checkpoint_every == 0):
                 self.save()
-        return self.finish("stopped_early", stop) if stop else self.finish("finished", "all steps done")
+        return self.finish("stopped_early", stop) if stop else self.finish("finished", self.end_reason())
+
+    def end_reason(self) -> str:
+        """Why the run is complete; empty to go on."""
+        return "all steps done" if self.at.step >= self.config.rl.steps else self.environment.stop_reason()
 
     def stop_reason(self) -> str:
         """Why to stop after the last validation; empty to go on."""

@@ -19,12 +19,12 @@ WIDTH = 8
 
 def theirs_of(rl: Rl) -> TransformersBeam:
     assert rl.config.rl.init is not None
-    return TransformersBeam(load_folder(rl.config.rl.init)[0].eval(), rl.world.trie, rl.prompts.batch(0), WIDTH)
+    return TransformersBeam(load_folder(rl.config.rl.init)[0].eval(), rl.world.trie, rl.environment.prompts(0), WIDTH)
 
 
 @torch.no_grad()
 def ours_of(policy: TransformersPolicy, rl: Rl) -> Found:
-    found = beam_search(policy, rl.world.trie, rl.prompts.batch(0), WIDTH)
+    found = beam_search(policy, rl.world.trie, rl.environment.prompts(0), WIDTH)
     return Found(found.items[..., 0], found.score)
 
 

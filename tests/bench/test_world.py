@@ -12,7 +12,7 @@ from recrl.training.rl import Rl
 
 
 def test_every_prompt_of_every_step_has_the_length_that_was_asked_for(toy: WorldSize, rl: Rl) -> None:
-    first, second = rl.prompts.batch(0), rl.prompts.batch(1)
+    first, second = rl.environment.prompts(0), rl.environment.prompts(1)
     assert first.length.tolist() == [toy.prompt_tokens] * toy.prompts == [16, 16]
     assert sorted(map(tuple, first.ids.tolist())) == sorted(map(tuple, second.ids.tolist()))
     assert (first.targets.items >= 0).all()

@@ -125,6 +125,24 @@ def test_the_optimum_of_cut_histories_is_refused():
         optimum(data.meta, data.test)
 
 
+def test_extra_interactions_are_for_training_alone_and_change_nothing_else():
+    options = {"users": 60, "interactions": 480}
+    plain = build("synthetic", None, options=options)
+    more = build("synthetic", None, options=options | {"extra_interactions": 1_000})
+    for name in ("valid", "test"):
+        assert more.split(name).users.tolist() == plain.split(name).users.tolist()
+        assert more.split(name).history.values.tolist() == plain.split(name).history.values.tolist()
+        assert more.split(name).targets.values.tolist() == plain.split(name).targets.values.tolist()
+    assert more.catalog == plain.catalog
+    assert more.meta["optimum"] == plain.meta["optimum"]
+    kept = len(plain.train)
+    assert len(more.train) == kept + 125  # eight interactions a user, as in the log
+    assert more.train.items.values[: plain.train.items.offsets[-1]].tolist() == plain.train.items.values.tolist()
+    assert len(more.train.items.values) == len(plain.train.items.values) + 1_000
+    with pytest.raises(DataError, match="for training alone"):
+        build("synthetic", None, split="chronological", options=options | {"extra_interactions": 1_000})
+
+
 def test_ranks_break_ties_by_item_index():
     scores = np.array([[0.1, 0.4, 0.4, 0.1], [0.2, 0.2, 0.2, 0.4]])
     assert rank_of(scores, np.array([2, 1])).tolist() == [2, 3]

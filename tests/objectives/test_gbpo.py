@@ -32,10 +32,10 @@ def test_the_worked_coefficients(worked: dict[str, Any]) -> None:
 
 
 @settings(deadline=None)
-@given(PROBABILITY, PROBABILITY, st.sampled_from(["token", "sequence"]))
-def test_both_levels_agree_on_one_token_and_follow_the_definition(new: float, old: float, level: str) -> None:
+@given(PROBABILITY, PROBABILITY, st.sampled_from(["token", "sequence", "response"]))
+def test_all_levels_agree_on_one_token_and_follow_the_definition(new: float, old: float, level: str) -> None:
     ratio = new / old
-    close = 1e-6 if level == "token" else 1e-4  # the op of the geometric mean is float32, and 1 - pi may be small
+    close = 1e-4 if level == "sequence" else 1e-6  # the op of the geometric mean is float32, and 1 - pi may be small
     assert coefficient(new, old, 2.0, level) == pytest.approx(min(ratio, 1), rel=close)
     assert coefficient(new, old, -0.5, level) == pytest.approx(min(ratio, new / max(1 - new, 1e-6)), rel=close)
 
@@ -48,3 +48,12 @@ def test_the_sequence_level_takes_geometric_means() -> None:
     new, before = math.sqrt(0.18), math.sqrt(0.16)
     expected = min(new / before, new / (1 - new)) / 2
     torch.testing.assert_close(logp.grad, torch.tensor([[expected, expected], [1.0, 0.0]], dtype=torch.double))
+
+
+def test_the_response_level_is_the_gradient_of_the_cross_entropy_with_clicks() -> None:
+    logp = torch.tensor([[0.3, 0.6], [0.5, 0.4]], dtype=torch.double).log().requires_grad_()
+    gbpo(logp, inputs_of(logp.detach(), [0.125, -1.0]), GbpoOptions(level="response"))[0].backward()
+    other = logp.detach().clone().requires_grad_()
+    likelihood = other.sum(1)
+    (-0.125 * likelihood[0] - torch.log1p(-likelihood[1].exp())).backward()
+    torch.testing.assert_close(logp.grad, other.grad)

@@ -11,6 +11,7 @@ from groups_of import REWARD_CONTEXT, groups_of
 from torch import Tensor
 
 from recrl.components import Choice, load_part
+from recrl.environments.base import Feedback
 from recrl.groups import RolloutGroups
 from recrl.rewards import REWARDS
 from recrl.rewards.base import RewardContext, RewardOptions
@@ -38,7 +39,10 @@ def random_groups(slate: int, seed: int = 0) -> RolloutGroups:
 
 def of(kind: str, groups: RolloutGroups) -> Tensor:
     part = load_part(REWARDS, kind, where="rewards")
-    value: Tensor = part.run(groups, part.options(), CONTEXT)
+    shown = groups.exists.unsqueeze(-1) & (groups.items >= 0)
+    clicked = shown & (groups.items % 2 == 0)
+    feedback = Feedback(clicked, clicked * 20.0, clicked & (groups.items > 8), shown & ~clicked)
+    value: Tensor = part.run(groups, part.options(), replace(CONTEXT, feedback=feedback))
     return value
 
 

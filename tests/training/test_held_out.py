@@ -136,7 +136,7 @@ def test_rl_asks_for_exactly_what_the_models_sft_has_left_out(world: Path, model
     train = rl.world.dataset.train
     rows = held_out_rows(train, SHARE, SEED)
     for number in (0, 2):
-        table = rl.prompts.table(number)
+        table = rl.environment.source.table(number)
         assert table.targets.items[:, 0].tolist() == [int(train.items[row][-1]) for row in rows]
         limit = rl.config.data.history_limit
         assert [row.tolist() for row in table.history] == [train.items[row][:-1][-limit:].tolist() for row in rows]
@@ -146,7 +146,7 @@ def test_a_slate_asks_for_the_held_out_item_alone(world: Path, model: Path, tmp_
     options = {"tasks": {"next": 0.0, "slate": 1.0}, "rollout": {"kind": "sample", "slate_size": 3}}
     rl = rl_of(world, tmp_path, model, rl=options, prompts={"slate_size": 3})
     train = rl.world.dataset.train
-    targets = rl.prompts.table(0).targets.items
+    targets = rl.environment.source.table(0).targets.items
     held = [int(train.items[row][-1]) for row in held_out_rows(train, SHARE, SEED)]
     assert [row[row >= 0].tolist() for row in targets] == [[item] for item in held]
 

@@ -44,7 +44,7 @@ def flat_gradient(model: nn.Module) -> Tensor:
 
 
 def first_batch(rl: Rl) -> PackedGroups:
-    groups = rl.rollout(rl.prompts.batch(0), seed=1)
+    groups = rl.rollout(rl.environment.prompts(0), seed=1)
     rewards = rl.method.reward(groups, rl.reward_context)
     return pack_active(
         rl.method.signal.run(groups, rewards, torch.ones(1), rl.method.signal_options, context()), rl.policy.ops
@@ -68,7 +68,7 @@ class Gradients:
 def by_hand(rl: Rl, trained: Path, seed: int) -> tuple[Tensor, float]:
     """Gradient and mean reward of the first step, row by row on the stock model."""
     model, _ = load_folder(trained)
-    groups = rl.rollout(rl.prompts.batch(0), seed)
+    groups = rl.rollout(rl.environment.prompts(0), seed)
     hits = groups.hits.float()
     rows: list[Tensor] = []
     for prompt in range(len(hits)):
@@ -249,17 +249,17 @@ def test_a_pass_shows_every_prompt_at_most_once_and_draws_targets_anew(
     world: Path, trained: Path, tmp_path: Path
 ) -> None:
     rl = rl_of(world, trained, tmp_path)
-    per_pass = rl.prompts.per_pass // 16
+    per_pass = rl.environment.source.per_pass // 16
     keys = []
     for step in range(2 * per_pass):
-        prompts = rl.prompts.batch(step)
+        prompts = rl.environment.prompts(step)
         assert len(prompts) == 16
         keys.append(
             [(*row.tolist(), int(item)) for row, item in zip(prompts.ids, prompts.targets.items[:, 0], strict=True)]
         )
-    table = rl.prompts.table(0)
-    assert rl.prompts.per_pass == len(table) == len(rl.prompts.table(1))
-    assert not np.array_equal(table.targets.items, rl.prompts.table(1).targets.items)
+    table = rl.environment.source.table(0)
+    assert rl.environment.source.per_pass == len(table) == len(rl.environment.source.table(1))
+    assert not np.array_equal(table.targets.items, rl.environment.source.table(1).targets.items)
     assert keys[0] != keys[per_pass]
 
 
@@ -267,8 +267,8 @@ def test_targets_last_asks_for_the_last_training_item_alone(world: Path, trained
     rl = rl_of(world, trained, tmp_path, targets="last")
     train = rl.world.dataset.train
     expected = [int(row[-1]) for row in train.items if len(row) > 1]
-    assert rl.prompts.table(0).targets.items[:, 0].tolist() == expected
-    assert rl.prompts.table(3).targets.items[:, 0].tolist() == expected
+    assert rl.environment.source.table(0).targets.items[:, 0].tolist() == expected
+    assert rl.environment.source.table(3).targets.items[:, 0].tolist() == expected
 
 
 def falling(*values: float) -> Any:

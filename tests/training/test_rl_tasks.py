@@ -41,14 +41,14 @@ def test_a_pass_holds_every_task_as_often_as_its_weight_says(wordy: Path, tmp_pa
     rl = rl_of(wordy, tmp_path, wordy / "model", tasks=tasks)
     items = len(rl.world.dataset.catalog)
     users = int((rl.world.dataset.train.items.lengths > 1).sum())  # a single item has nothing before it
-    assert rl.prompts.per_pass == users + items // 2 + 2 * items
-    roots = rl.prompts.table(0).root
+    assert rl.environment.source.per_pass == users + items // 2 + 2 * items
+    roots = rl.environment.source.table(0).root
     assert (roots == 1).sum() == 2 * items
 
 
 def test_prompts_that_ask_for_titles_get_titles_and_the_others_sids(wordy: Path, tmp_path: Path) -> None:
     rl = rl_of(wordy, tmp_path, wordy / "model", tasks={"next": 1.0, "sid_to_title": 1.0}, prompts_per_step=24)
-    prompts = rl.prompts.batch(0)
+    prompts = rl.environment.prompts(0)
     groups = rl.rollout(prompts, seed=0)
     assert set(prompts.start.tolist()) == {0, 1}
     tokenizer, catalog = rl.policy.tokenizer, rl.world.dataset.catalog
@@ -69,7 +69,7 @@ def test_any_item_of_the_asked_title_is_a_hit(wordy: Path, tmp_path: Path) -> No
     titles = rl.world.dataset.catalog.titles
     titles[3] = titles[1]
     items = len(titles)
-    asked = [set(row[row >= 0].tolist()) for row in rl.prompts.table(1).targets.items]
+    asked = [set(row[row >= 0].tolist()) for row in rl.environment.source.table(1).targets.items]
     by_description, by_title = asked[:items], asked[items:]
     assert by_description == [{item} for item in range(items)]
     assert by_title == [{other for other in range(items) if titles[other] == titles[item]} for item in range(items)]

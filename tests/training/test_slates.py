@@ -162,7 +162,9 @@ def test_items_of_one_title_are_one_item_in_the_title_space(world: Path, tmp_pat
     examples = next_examples(train, "slate", generator(0, "rl", "targets", 1), 3)
     stands_for = {3: 1, 7: 1}
     asked = [[stands_for.get(int(item), int(item)) for item in row] for row in examples.targets]
-    assert [[item for item in row if item >= 0] for row in rl.prompts.table(1).targets.items.tolist()] == asked
+    assert [
+        [item for item in row if item >= 0] for row in rl.environment.source.table(1).targets.items.tolist()
+    ] == asked
     assert {1, 5, 6} <= {item for row in asked for item in row}  # items without a title are not one item
     named = named_alike(rl.world.dataset.test, rl.world.trie)
     assert not {3, 7} & {*named.targets.values.tolist(), *named.history.values.tolist()}

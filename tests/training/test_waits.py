@@ -69,7 +69,7 @@ def rl(world: Path, trained: Path, tmp_path: Path) -> Rl:
 
 
 def batch_of(rl: Rl) -> PackedGroups:
-    groups = rl.rollout(rl.prompts.batch(0), seed=1)
+    groups = rl.rollout(rl.environment.prompts(0), seed=1)
     advantage = torch.linspace(-1, 1, groups.exists.numel()).view(groups.exists.shape)
     signal = Signal(groups, advantage, groups.exists, torch.zeros_like(groups.exists[:, 0]))
     return pack_active(signal, rl.policy.ops)

@@ -6,10 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from recrl.components import Part
 from recrl.data.log import BadRows, InteractionLog
-from recrl.data.marketplace import Ints, MarketOptions, build_market, simulate, user_times
+from recrl.data.marketplace import (
+    Ints,
+    Market,
+    MarketOptions,
+    build_market,
+    draw_times,
+    simulate,
+    simulate_groups,
+    stream,
+    user_times,
+)
 from recrl.data.optimum import best_metrics
 from recrl.data.ragged import Ragged
 from recrl.data.readers.item_words import describe
@@ -39,9 +50,28 @@ def read(source: Path | None, options: MarketOptions, bad_rows: BadRows) -> Inte
         clock = [times[start : start + count + 1] for start, count in zip(begins, lengths, strict=True)]
         return best_metrics(market, history, clock, items[begins + lengths].astype(np.int64))
 
-    users = np.repeat(np.arange(options.users, dtype=np.int32), np.diff(offsets))
-    user_ids = [str(user) for user in range(options.users)]
-    return InteractionLog(users, items, times, None, describe(market), user_ids, optimum=optimum)
+    lengths, more_items, more_times = extra_users(market)
+    users = np.repeat(np.arange(options.users + len(lengths), dtype=np.int32), np.append(np.diff(offsets), lengths))
+    return InteractionLog(
+        users,
+        np.append(items, more_items),
+        np.append(times, more_times),
+        None,
+        describe(market),
+        [str(user) for user in range(options.users + len(lengths))],
+        optimum=optimum,
+        train_only=len(lengths),
+    )
+
+
+def extra_users(market: Market) -> tuple[Ints, NDArray[np.int32], Ints]:
+    """[users] numbers of interactions, [interactions] items and times of the users that are for training alone."""
+    options = market.options
+    if not options.extra_users:
+        return np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int64)
+    rng = stream(options, "extra")
+    offsets, times = draw_times(options, options.extra_users, options.extra_interactions, rng, rng)
+    return np.diff(offsets), simulate_groups(market, offsets, times, rng)[0], times
 
 
 READER = Part(MarketOptions, read, "recrl's own marketplace, see recrl/data/marketplace.py")

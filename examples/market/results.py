@@ -1,0 +1,138 @@
+"""Write RESULTS.md from what run.sh left: ``python examples/market/results.py > examples/market/RESULTS.md``."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tomllib
+from pathlib import Path
+
+from recrl.evaluation.bootstrap import Interval
+from recrl.evaluation.results import EvaluationResult, compare_pairs, load_result
+
+RUNS = Path("runs")
+METRIC = "ndcg@10"
+LAST_STEPS = 25
+INTRODUCTION = """# Results
+
+Written by `results.py` from the files of the runs that `run.sh` does. Test split, 2,000 users, full ranking over 500
+items, models of the preset `tiny` from scratch. In brackets 95 % bootstrap intervals over users. `control` is SFT on
+the log and as many further logged interactions as RL shows items (`extra_interactions`); its valid and test users are
+the same. `optimum` is the best that any recommender can expect.
+"""
+
+
+def result(run: str, name: str) -> EvaluationResult | None:
+    path = RUNS / run / "evaluation" / f"{name}-test.json"
+    return load_result(path) if path.is_file() else None
+
+
+def cell(found: EvaluationResult | None, metric: str = METRIC) -> str:
+    value = found.metrics.get(metric) if found else None
+    if value is None:
+        return "-"
+    interval = "" if value.low is None else f" ({value.low:.4f} to {value.high:.4f})"
+    return f"{value.value:.4f}{interval}"
+
+
+def row(name: str, found: list[EvaluationResult | None], best: float) -> str:
+    values = [one.metrics[METRIC].value for one in found if one]
+    if not values:
+        return ""
+    mean = statistics.mean(values)
+    return "| " + " | ".join([name, *map(cell, found), f"{mean:.4f}", f"{100 * mean / best:.1f} %"]) + " |"
+
+
+def main_table(seeds: list[int]) -> list[str]:
+    optimum = next(one for seed in seeds if (one := result(f"market-{seed}", "optimum")))
+    best = optimum.metrics[METRIC].value
+    rows = {
+        "popularity": ("market", "popularity"),
+        "item_knn": ("market", "item_knn"),
+        "item_knn on the control's data": ("control", "item_knn"),
+        "SFT": ("market", "sft"),
+        "control: SFT with further logged data": ("control", "sft"),
+        "SFT and RL on clicks": ("market", "rl"),
+        "optimum": ("market", "optimum"),
+    }
+    lines = ["| NDCG@10 | " + " | ".join(f"seed {seed}" for seed in seeds) + " | mean | of the optimum |"]
+    lines.append("|---" * (len(seeds) + 3) + "|")
+    for name, (run, of) in rows.items():
+        lines.append(row(name, [result(f"{run}-{seed}", of) for seed in seeds], best))
+    return [line for line in lines if line]
+
+
+def differences(seeds: list[int]) -> list[str]:
+    lines = []
+    for seed in seeds:
+        rl = RUNS / f"market-{seed}" / "evaluation" / "rl-test.json"
+        others = {"SFT": rl.with_name("sft-test.json")}
+        others["the control"] = RUNS / f"control-{seed}" / "evaluation" / "sft-test.json"
+        for name, other in others.items():
+            if rl.is_file() and other.is_file():
+                lines.append(f"- seed {seed}: RL minus {name}, same users: {signed(compare_pairs(other, rl)[METRIC])}")
+    return lines
+
+
+def signed(found: Interval) -> str:
+    return f"{found.value:+.4f} ({found.low:+.4f} to {found.high:+.4f})"
+
+
+def stages(seeds: list[int]) -> list[str]:
+    lines = []
+    for seed in seeds:
+        for name, run, stage in (("SFT", "market", "sft"), ("RL", "market", "rl"), ("control", "control", "sft")):
+            path = RUNS / f"{run}-{seed}" / stage / "status.json"
+            if path.is_file():
+                status = json.loads(path.read_text())
+                lines.append(
+                    f"- seed {seed}, {name}: {status['reason']}; {status['seconds'] / 60:.1f} minutes; best validation "
+                    f"NDCG@10 {status.get('best_value', float('nan')):.4f} at step {status.get('best_step')}"
+                )
+    return lines
+
+
+def setting_table(setting: str, start: EvaluationResult | None) -> list[str]:
+    """Of every method the test figures of its best checkpoint, and what visitors did in its last steps."""
+    head = ("after RL", "NDCG@10", "Cold-Recall@10", "clicks of items shown", "visits without a click", "impressions")
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    lines.append(f"| none: SFT | {cell(start)} | {cell(start, 'cold_recall@10')} | - | - | - |")
+    for folder in sorted(RUNS.glob(f"{setting}-*")):
+        found = result(folder.name, "rl")
+        if found is None:
+            continue
+        logged = [json.loads(line) for line in (folder / "rl" / "metrics.jsonl").read_text().splitlines()]
+        steps = [line for line in logged if "environment/click_ratio" in line][-LAST_STEPS:]
+        shares = [
+            f"{statistics.mean(line[f'environment/{name}'] for line in steps):.4f}"
+            for name in ("click_ratio", "no_click_ratio")
+        ]
+        method = folder.name.removeprefix(f"{setting}-")
+        made = f"{steps[-1]['environment/impressions']:,.0f}"
+        lines.append("| " + " | ".join([method, cell(found), cell(found, "cold_recall@10"), *shares, made]) + " |")
+    return lines
+
+
+def machine(seed: int) -> str:
+    folder = RUNS / f"market-{seed}" / "sft"
+    about = json.loads((folder / "environment.json").read_text())
+    threads = tomllib.loads((folder / "config.toml").read_text())["run"]["threads"]
+    return f"{about['cpus']} CPU cores, {threads} in use, torch {about['packages']['torch']}."
+
+
+def main() -> None:
+    seeds = sorted(int(path.name.removeprefix("market-")) for path in RUNS.glob("market-*"))
+    start = result(f"market-{seeds[0]}", "sft")
+    settings = {
+        "sparse": "Sparse clicks: `appeal = 0.2`, and the item that a visitor takes next is known (`reveal_next`)",
+        "cold": "Cold items: those that came on sale late are four times as appealing (`cold_appeal = 4`)",
+    }
+    lines = [INTRODUCTION, machine(seeds[0]), "", *main_table(seeds), "", *differences(seeds), "", *stages(seeds), ""]
+    for setting, title in settings.items():
+        if any(RUNS.glob(f"{setting}-*")):
+            lines += [f"## {title}", "", *setting_table(setting, start), ""]
+    print("\n".join(lines).rstrip())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,28 @@
+"""1 for an item that the user clicks on, as the environment answers; less for one that he rejects.
+
+R = mean over the distinct items of a response of (clicked - rejection_cost x rejected)
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+from torch import Tensor
+
+from recrl.components import Part
+from recrl.groups import RolloutGroups
+from recrl.rewards.base import RewardContext, RewardOptions
+from recrl.rewards.matches import distinct, mean_over
+
+
+class ClickOptions(RewardOptions):
+    rejection_cost: float = Field(0.0, ge=0)
+    """Taken off for an item that the user rejects."""
+
+
+def click(groups: RolloutGroups, options: ClickOptions, context: RewardContext) -> Tensor:
+    """[B, G] float32."""
+    given = context.answers
+    return mean_over(distinct(groups), given.clicked.float() - options.rejection_cost * given.rejected.float())
+
+
+CLICK = Part(ClickOptions, click, needs="feedback")

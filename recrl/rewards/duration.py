@@ -1,0 +1,30 @@
+"""How long the items are watched, as the environment answers.
+
+R = mean over the distinct items of a response of min(watched seconds / unit_s, longest)
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+from torch import Tensor
+
+from recrl.components import Part
+from recrl.groups import RolloutGroups
+from recrl.rewards.base import RewardContext, RewardOptions
+from recrl.rewards.matches import distinct, mean_over
+
+
+class DurationOptions(RewardOptions):
+    unit_s: float = Field(60.0, gt=0)
+    """Seconds that are worth 1."""
+    longest: float = Field(3.0, gt=0)
+    """Units that an item earns at most: one long view is no reason for a large step."""
+
+
+def duration(groups: RolloutGroups, options: DurationOptions, context: RewardContext) -> Tensor:
+    """[B, G] float32; 0 where nothing was clicked."""
+    units = (context.answers.watch_s / options.unit_s).clamp(max=options.longest)
+    return mean_over(distinct(groups), units)
+
+
+DURATION = Part(DurationOptions, duration, needs="feedback")
