@@ -301,9 +301,10 @@ class RlSection(Section):
     """Rollouts, each followed by ``epochs`` x ``mini_batches`` optimiser steps."""
     prompts_per_step: int = Field(64, ge=1)
     """Prompts of a rollout."""
-    targets: Literal["last", "any", "held_out"] = "any"
-    """What of a training sequence is asked for: its last item, an item drawn anew each epoch, or the last item of those
-    sequences alone in which SFT has not seen it (``sft.held_out``)."""
+    targets: Literal["last", "any", "held_out", "frontier"] = "any"
+    """Which item of a training sequence is the target: the last one; one drawn anew each epoch; the last one of those
+    sequences alone in which SFT has not seen it (``sft.held_out``); or none, with the whole sequence as the history
+    (``frontier``), for rewards that need no target."""
     max_gen_batches: int = Field(1, ge=1)
     """Rollouts of one step at most: groups whose rewards are all equal give way to further prompts until
     ``prompts_per_step`` groups are left (DAPO's dynamic sampling, METHODS B-6); 1 keeps every group."""

@@ -47,6 +47,7 @@ class PromptBatch:
         pool: [B, C] candidates that a prompt shows, and the only items that its responses may name; a row of -1 alone
             is the whole catalogue, and None is that for all prompts.
         recalled: what the memory knows of the prompts, None without one.
+        sequence: [B] training sequence that a prompt was cut from, -1 where none was; None for others' histories.
     """
 
     ids: Tensor
@@ -56,6 +57,7 @@ class PromptBatch:
     start: Tensor
     pool: Tensor | None = None
     recalled: Recalled | None = None
+    sequence: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.length)
@@ -94,6 +96,7 @@ class PromptBatch:
             self.start[rows],
             None if self.pool is None else self.pool[rows],
             None if self.recalled is None else self.recalled.select(rows),
+            None if self.sequence is None else self.sequence[rows],
         )
 
 

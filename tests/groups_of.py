@@ -23,7 +23,7 @@ def _no_scorer(choice: Choice) -> Callable[[Tensor], Tensor]:
     raise AssertionError(f"no test of this kind fits a scorer: {choice}")
 
 
-REWARD_CONTEXT = RewardContext(torch.arange(16) % 4, torch.linspace(0, 1, 16), _no_scorer)
+REWARD_CONTEXT = RewardContext(torch.arange(16) % 4, torch.linspace(0, 1, 16), torch.arange(16), _no_scorer)
 """Item ``i`` of 16 is of category ``i % 4`` and its engagement is ``i / 15``."""
 
 

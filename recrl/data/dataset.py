@@ -69,6 +69,16 @@ class Sequences:
         """The named rows, in the order named."""
         return Sequences(self.users[rows], self.items.select(rows), self.first_target[rows])
 
+    def select_some(self, rows: NDArray[np.int64]) -> Sequences:
+        """The named rows, an empty one in place of every -1."""
+        if not len(self):
+            empty = Ragged(self.items.values, np.zeros(len(rows) + 1, np.int64))
+            return Sequences(np.full(len(rows), -1, np.int32), empty, np.ones(len(rows), np.int32))
+        chosen = self.select(np.maximum(rows, 0))
+        lengths = chosen.items.lengths
+        items = chosen.items.cut(np.zeros_like(lengths), np.where(rows >= 0, lengths, 0))
+        return Sequences(chosen.users, items, chosen.first_target)
+
 
 @dataclass(frozen=True)
 class Examples:

@@ -210,7 +210,7 @@ class PromptWriter:
         self, task: str, history: NDArray[np.int32], target: NDArray[np.int32], pool: NDArray[np.int32] | None = None
     ) -> str:
         """The prompt of one example, items as marks; an empty pool or none shows no candidates."""
-        item, candidates = int(target[0]), () if pool is None else pool
+        item, candidates = int(target[0]) if len(target) else -1, () if pool is None else pool
         writers: dict[str, Callable[[], str]] = {
             "history": lambda: self.listed(history),
             "candidates": lambda: self.listed(candidates),

@@ -32,7 +32,7 @@ from recrl.evaluation import diversity, metrics
 from recrl.evaluation.lists import Lists, named_alike
 from recrl.evaluation.metrics import PerUser
 from recrl.evaluation.protocols import PromptTable, Ranking, length_batches
-from recrl.evaluation.results import NEW, EvaluationResult, Metric, measured, save_result, table_order
+from recrl.evaluation.results import ALONE, NEW, EvaluationResult, Metric, measured, save_result, table_order
 from recrl.processes import own_rank, started_together
 from recrl.sids import codes as sid_codes
 from recrl.sids.encoders.tfidf_svd import text_embedding
@@ -201,7 +201,10 @@ def protocols(dataset: Dataset, split: str) -> list[Protocol]:
 
 
 def evaluate_model(subject: Subject, split: str, folder: Path) -> list[EvaluationResult]:
-    """Evaluate one model on every task of a split and write the results below ``folder``."""
+    """Evaluate one model on every task of a split and write the results below ``folder``.
+
+    A model with a memory is measured once more without it, in rows named ``NAME-alone``.
+    """
     world, policy = load_world(subject.config, subject.model)
     measures = Measures.make(world.dataset, subject.config)
     width, lists = subject.config.eval.beam_width, Lists.of(subject.config)
@@ -216,13 +219,16 @@ def evaluate_model(subject: Subject, split: str, folder: Path) -> list[Evaluatio
             results.append(result)
             continue
         prompts = lists.prompts(world.writer, protocol.examples)
-        ranking = lists.rank(policy, world.trie, prompts, width, width, world.ranks)
         protocol = replace(protocol, examples=named_alike(protocol.examples, world.trie))
         bound = _pool_recall(prompts, protocol)
         exclude = subject.config.eval.exclude_history
-        results += _ranked(
-            subject.name, ranking, protocol, measures, begin, about, folder, exclude=exclude, bound=bound
-        )
+        asked = {subject.name: prompts}
+        if prompts.recalled is not None:
+            asked[subject.name + ALONE] = replace(prompts, recalled=None)
+        for name, ways in asked.items():
+            ranking = lists.rank(policy, world.trie, ways, width, width, world.ranks)
+            results += _ranked(name, ranking, protocol, measures, begin, about, folder, exclude=exclude, bound=bound)
+            begin = time.perf_counter()
     return results
 
 

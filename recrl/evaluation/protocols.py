@@ -59,12 +59,14 @@ class PromptTable:
         targets: of every prompt, on the CPU.
         history: items that the user took, as many as a prompt may show.
         root: [rows] number of the trie's root that a response begins at.
+        sequence: [rows] training sequence that a prompt was cut from, -1 for none; None for others' histories.
     """
 
     ids: Ragged
     targets: Targets
     history: Ragged
     root: NDArray[np.int64]
+    sequence: NDArray[np.int64] | None = None
 
     @classmethod
     def asking_nothing(cls, ids: Ragged) -> PromptTable:
@@ -89,6 +91,7 @@ class PromptTable:
             torch.from_numpy(self.root[rows]).to(device),
             None if pool is None else torch.from_numpy(pool.padded(-1)).to(device),
             None if recalled is None else recalled.tensors(device),
+            None if self.sequence is None else torch.from_numpy(self.sequence[rows]).to(device),
         )
 
 

@@ -24,10 +24,12 @@ if TYPE_CHECKING:
 
 EXAMPLES_KEY = "examples"
 KIND_ORDER = ("baseline", "model", "optimum")
-NAME_ORDER = ("popularity", "item_knn", "sft", "rl")
+NAME_ORDER = ("popularity", "item_knn", "hybrid_knn", "sft-alone", "sft", "rl-alone", "rl")
 """Names in the order of a table; others follow by name."""
 NEW = "-new"
 """After the name of a recommender whose lists leave out what the history holds."""
+ALONE = "-alone"
+"""After the name of a model that is measured without its memory."""
 ABSENT = "–"
 
 _LABELS = {

@@ -20,7 +20,16 @@ from recrl.report.collect import Run, Series, Stage, collect, flat
 from recrl.report.plots import Line, line_plot, smoothing_width
 
 STAGE_NAMES = {"sft": "Supervised fine-tuning (SFT)", "rl": "Reinforcement learning (RL)"}
-RESULT_NAMES = {"popularity": "Popularity", "item_knn": "Item-kNN", "sft": "SFT", "rl": "RL", "optimum": "Optimum"}
+RESULT_NAMES = {
+    "popularity": "Popularity",
+    "item_knn": "Item-kNN",
+    "hybrid_knn": "Item-kNN + text",
+    "sft": "SFT",
+    "sft-alone": "SFT, without its memory",
+    "rl": "RL",
+    "rl-alone": "RL, without its memory",
+    "optimum": "Optimum",
+}
 STATES = {"finished": "finished", "stopped_early": "stopped early", "running": "still running", "failed": "failed"}
 HEADLINE = ("ndcg@10", "hr@10", "recall@10", "pass@10")
 BEYOND_ACCURACY = frozenset(("entropy", "list_entropy", "ild", "coverage", "legal", "legal_ratio"))

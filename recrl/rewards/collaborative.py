@@ -1,4 +1,8 @@
-"""What a fitted collaborative scorer thinks of the items; it needs no target and is dense where hits are sparse."""
+"""What a fitted collaborative scorer thinks of the items; it needs no target and is dense where hits are sparse.
+
+A history that was cut from a training sequence is scored without what that sequence added to the scorer's counts: they
+would tell what this very user took next, and nothing of what others might.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,8 @@ from recrl.rewards.within_group import masked_zscore
 
 class CollaborativeOptions(RewardOptions):
     scorer: Choice = Choice(kind="sasrec")
-    """A baseline and its options; it is fitted on the training sequences when the reward is first asked for."""
+    """A baseline and its options; it is fitted on the training sequences when the reward is first asked for. ``sasrec``
+    keeps no counts, so nothing of a history's own sequence can be taken out."""
     normalise: Literal["zscore", "softmax", "raw"] = "zscore"
     """Within the group: z-scores, their softmax, or the scorer's own numbers."""
     temperature: float = Field(1.0, gt=0)
@@ -26,7 +31,7 @@ class CollaborativeOptions(RewardOptions):
 
 def collaborative(groups: RolloutGroups, options: CollaborativeOptions, context: RewardContext) -> Tensor:
     """[B, G] float32: the mean score of the items that a response names; NaN where it exists and names none."""
-    scores = context.scorer(options.scorer)(groups.prompts.history)  # [B, items]
+    scores = context.scorer(options.scorer)(groups.prompts)  # [B, items]
     items = groups.items
     own = scores.gather(1, items.clamp(min=0).flatten(1)).view_as(items).float()
     value, names = mean_over(distinct(groups), own), groups.names

@@ -112,6 +112,9 @@ def join_prompts(parts: list[PromptBatch]) -> PromptBatch:
         torch.cat([part.start for part in parts]),
         None if parts[0].pool is None else joined([part.pool for part in parts if part.pool is not None], -1),
         join_recalled([part.recalled for part in parts if part.recalled is not None]),
+        None
+        if parts[0].sequence is None
+        else torch.cat([part.sequence for part in parts if part.sequence is not None]),
     )
 
 

@@ -60,8 +60,8 @@ def record(model_config: Any, share: float, seed: int) -> None:
     setattr(model_config, RECORD, {"share": share, "seed": seed})
 
 
-def only_held_out(train: Sequences, model_config: Any) -> Sequences:
-    """The training sequences whose last target the SFT of a model has left out, whole.
+def only_held_out(train: Sequences, model_config: Any) -> NDArray[np.int64]:
+    """Rows of the training sequences whose last target the SFT of a model has left out.
 
     Raises:
         UserError: it has left nothing out, or there was no SFT.
@@ -74,4 +74,4 @@ def only_held_out(train: Sequences, model_config: Any) -> Sequences:
             why="the SFT of the model that RL starts from held no target out",
             fix="train it with sft.held_out above 0, or set rl.targets to 'any' or 'last'",
         )
-    return train.select(rows)
+    return rows

@@ -55,7 +55,10 @@ class Method:
         objective, objective_options = resolve(OBJECTIVES, chosen.objective, where="rl.objective")
         _check_together(chosen, rollout_options, *rewards, (signal, signal_options), (objective, objective_options))
         parts = [(chosen.rollout, rollout), *zip(chosen.rewards, (part for part, _ in rewards), strict=True)]
-        _check_environment(chosen, environment.gives(environment_options), *parts, (chosen.signal, signal))
+        gives, source = environment.gives(environment_options), f"rl.environment.kind = {chosen.environment.kind!r}"
+        if chosen.targets == "frontier":
+            gives, source = gives - {"targets"}, "rl.targets = 'frontier'"
+        _check_gifts(source, gives, *parts, (chosen.signal, signal))
         return cls(
             environment,
             environment_options,
@@ -70,25 +73,29 @@ class Method:
 
     def reward(self, groups: RolloutGroups, context: RewardContext) -> Tensor:
         """[B, G, M], one column a reward."""
-        return torch.stack([part.run(groups, options, context) for part, options in self.rewards], -1)
+        columns = []
+        for part, options in self.rewards:
+            paid = part.run(groups, options, context)
+            columns.append(paid * context.rarity(groups.items, options.rarity_power) if options.rarity_power else paid)
+        return torch.stack(columns, -1)
 
     @property
     def weights(self) -> list[float]:
         return [options.weight for _, options in self.rewards]
 
 
-def _check_environment(chosen: RlSection, gives: frozenset[Gift], *parts: tuple[Choice, Part]) -> None:
-    """Refuse parts that wait for what the environment does not give."""
+def _check_gifts(source: str, gives: frozenset[Gift], *parts: tuple[Choice, Part]) -> None:
+    """Refuse parts that wait for what the source of the prompts does not give."""
     lacks = {
-        "targets": "it works with the item that would be right, which this environment does not tell",
-        "feedback": "it reads what users answer, and nobody answers in this environment",
+        "targets": "it works with the item that would be right, which is not told there",
+        "feedback": "it reads what users answer, and nobody answers there",
     }
     for choice, part in parts:
         if part.needs and part.needs not in gives:
             raise ConfigError(
-                f"{choice.kind!r} does not go with rl.environment.kind = {chosen.environment.kind!r}",
+                f"{choice.kind!r} does not go with {source}",
                 why=lacks[part.needs],
-                fix=f"choose a kind that needs no {part.needs}, or another environment (`recrl config schema`)",
+                fix=f"choose a kind that needs no {part.needs}, or other prompts (`recrl config schema`)",
             )
 
 

@@ -14,6 +14,7 @@ from recrl.components import Choice, resolve
 from recrl.data.frequency import training_counts
 from recrl.data.ragged import Ragged
 from recrl.evaluation.diversity import category_codes
+from recrl.groups import PromptBatch
 from recrl.rewards.base import RewardContext
 from recrl.sids.encoders import unit_rows
 from recrl.sids.encoders.tfidf_svd import text_embedding
@@ -35,18 +36,20 @@ def reward_context(world: World) -> RewardContext:
         scorer: Scorer = part.run(train, world.dataset.catalog, checked)
         return scorer
 
-    def scorer(choice: Choice) -> Callable[[Tensor], Tensor]:
+    def scorer(choice: Choice) -> Callable[[PromptBatch], Tensor]:
         made = fitted(choice.kind, tuple(sorted(choice.given.items())))
 
-        def scores(history: Tensor) -> Tensor:
-            rows = [row[row >= 0].tolist() for row in history.cpu()]
-            return torch.from_numpy(np.ascontiguousarray(made.scores(Ragged.from_lists(rows)))).to(history.device)
+        def scores(prompts: PromptBatch) -> Tensor:
+            histories = Ragged.from_lists([row[row >= 0].tolist() for row in prompts.history.cpu()])
+            own = None if prompts.sequence is None else train.select_some(prompts.sequence.cpu().numpy())
+            return torch.from_numpy(np.ascontiguousarray(made.scores(histories, own))).to(prompts.history.device)
 
         return scores
 
     return RewardContext(
         torch.from_numpy(category.astype(np.int64)).to(world.device),
         torch.from_numpy(engagement.astype(np.float32)).to(world.device),
+        torch.from_numpy(training_counts(train, items)).to(world.device),
         scorer,
     )
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from recrl.baselines import pools
 from recrl.config import RunConfig
-from recrl.data.dataset import Examples, Sequences
+from recrl.data.dataset import Examples
 from recrl.data.prompts import ITEM_TASKS, POOLED, TITLE_RESPONSES
 from recrl.data.ragged import Ragged
 from recrl.errors import UserError
@@ -20,7 +20,7 @@ from recrl.evaluation.protocols import PromptTable, padded_targets
 from recrl.groups import PromptBatch
 from recrl.seeding import generator
 from recrl.training.held_out import only_held_out
-from recrl.training.rows import item_examples, next_examples, with_target
+from recrl.training.rows import item_examples, next_examples, whole_examples, with_target
 from recrl.training.setup import World
 
 logger = logging.getLogger(__name__)
@@ -44,9 +44,10 @@ class PromptSource:
         """``model_config``: the Hugging Face config of the model that RL starts from."""
         self._config = config
         self._world = world
-        self._train = world.dataset.train
-        if config.rl.targets == "held_out":
-            self._train = only_held_out(self._train, model_config)
+        train = world.dataset.train
+        held_out = config.rl.targets == "held_out"
+        self._rows = only_held_out(train, model_config) if held_out else np.arange(len(train))
+        self._train = train.select(self._rows)
         self._number, self._table = 0, self._make(0)
         self.per_pass = len(self._table)  # the same in every pass
 
@@ -84,20 +85,20 @@ class PromptSource:
                 drawn.append((task, rows))
         if not any(map(len, tables)):
             raise UserError("RL has nothing to ask for", why="rl.tasks gives no rows", fix="raise a weight")
-        own = self._sequences_of(drawn) if self._world.writer.looks_things_up else None
-        return self._table_of(Examples.join(tables), own, first=number == 0)
+        return self._table_of(Examples.join(tables), self._sequences_of(drawn), first=number == 0)
 
-    def _table_of(self, examples: Examples, own: Sequences | None, *, first: bool) -> PromptTable:
+    def _table_of(self, examples: Examples, sequence: NDArray[np.int64], *, first: bool) -> PromptTable:
         named = named_alike(examples, self._world.trie).targets
         targets = self._titled_alike(named, np.isin(examples.tasks, list(BY_TITLE)))
         history = examples.history.tail(self._config.data.history_limit)
         root = np.isin(examples.tasks, list(TITLE_RESPONSES)).astype(np.int64)
         codes = self._world.codes.cpu()
+        own = self._world.dataset.train.select_some(sequence) if self._world.writer.looks_things_up else None
         prompts = self._world.writer.prompts(examples, own)
         if first and prompts.pool is not None and prompts.pool.lengths.any():
             held = 100 * np.nanmean(pools.recall(prompts.pool, named))
             logger.info("%.1f %% of the targets of RL's prompts are among their candidates", held)
-        return PromptTable(prompts, padded_targets(targets, codes), history, root)
+        return PromptTable(prompts, padded_targets(targets, codes), history, root, sequence)
 
     def _titled_alike(self, targets: Ragged, by_title: NDArray[np.bool_]) -> Ragged:
         """Targets, in chosen rows with all items that bear the same titles."""
@@ -113,12 +114,10 @@ class PromptSource:
             ]
         )
 
-    def _sequences_of(self, drawn: list[tuple[str, NDArray[np.int64]]]) -> Sequences:
-        """The training sequences that the examples of tasks were cut from; any where a task shows no candidates."""
-        source = with_target(self._train)
-        return self._train.select(
-            np.concatenate([source[rows] if task in POOLED else np.zeros_like(rows) for task, rows in drawn])
-        )
+    def _sequences_of(self, drawn: list[tuple[str, NDArray[np.int64]]]) -> NDArray[np.int64]:
+        """Training sequences that the examples of tasks were cut from, -1 for those about no history."""
+        source = self._rows if self._config.rl.targets == "frontier" else self._rows[with_target(self._train)]
+        return np.concatenate([source[rows] if task in POOLED else np.full_like(rows, -1) for task, rows in drawn])
 
     def _examples(self, task: str, number: int) -> Examples:
         dataset, options = self._world.dataset, self._config.rl
@@ -129,6 +128,8 @@ class PromptSource:
             return item_examples(len(dataset.catalog), task)
         train = self._train
         count = self._config.prompts.slate_size if task == "slate" else 1
+        if options.targets == "frontier":
+            return whole_examples(train, task)
         if options.targets == "any":
             return next_examples(train, task, generator(self._config.run.seed, "rl", "targets", number), count)
         if options.targets == "held_out":

@@ -248,6 +248,14 @@ def next_examples(sequences: Sequences, task: str, rng: np.random.Generator | No
     )
 
 
+def whole_examples(sequences: Sequences, task: str) -> Examples:
+    """Every training sequence as a history; what comes after it is not known."""
+    rows = len(sequences)
+    unknown = Ragged(np.zeros(0, np.int32), np.zeros(rows + 1, np.int64))
+    examples = Examples.plain(sequences.users, sequences.items, unknown)
+    return replace(examples, tasks=[task] * rows)
+
+
 def with_target(sequences: Sequences) -> NDArray[np.int64]:
     """Rows that hold a target: those that ``next_examples`` gives an example of, in its order."""
     return np.flatnonzero(sequences.items.lengths > sequences.first_target)

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from catalogs import nameless
+from groups_of import groups_of
 from runs import run_config, write_world
 
 from recrl.baselines import recommend
@@ -196,10 +197,10 @@ def test_it_gives_soft_targets(run: Sft) -> None:
 def test_it_scores_the_items_of_a_reward(run: Sft) -> None:
     options = {"epochs": 2} | SMALL
     scores = reward_context(run.world).scorer(Choice(kind="sasrec", **options))
-    history = torch.tensor([[1, 2, 3], [4, -1, -1]])
+    prompts = groups_of([[0], [0]], history=[[1, 2, 3], [4, -1, -1]]).prompts
     train, items = run.world.dataset.train, len(run.world.dataset.catalog)
     expected = fit(train, nameless(items), SasrecOptions(**options)).scores(Ragged.from_lists([[1, 2, 3], [4]]))
-    np.testing.assert_array_equal(scores(history).numpy(), expected)
+    np.testing.assert_array_equal(scores(prompts).numpy(), expected)
 
 
 def test_it_is_near_item_knn_on_real_sequences(shared: Path) -> None:

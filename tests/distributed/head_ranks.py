@@ -62,10 +62,12 @@ def computed(head: object, weight: Tensor, columns: Tensor) -> dict[str, Tensor]
     exists[:, 3] = True
     exists[:20] = torch.arange(C) == 3  # a single continuation: its log-probability is 0 and has no gradient
     legal_logp, legal_entropy = head.legal_logp(hidden, legal[:, 3], legal, exists)
-    factor = torch.randn(T + S, generator=generator)
-    (torch.cat([logp, legal_logp]) * factor).sum().backward()
+    bias = torch.randn(S, C, generator=generator)
+    biased, biased_entropy = head.legal_logp(hidden, legal[:, 3], legal, exists, bias)
+    factor = torch.randn(T + 2 * S, generator=generator)
+    (torch.cat([logp, legal_logp, biased]) * factor).sum().backward()
     found = {"logp": logp, "entropy": entropy, "legal": legal_logp, "legal entropy": legal_entropy}
-    found |= {"hidden": hidden.grad, "weight": weight.grad}
+    found |= {"biased": biased, "biased entropy": biased_entropy, "hidden": hidden.grad, "weight": weight.grad}
     with torch.no_grad():
         for space in ("raw", "legal"):
             scores, normaliser = head.scores(hidden, legal, space)

@@ -156,4 +156,4 @@ def test_data_that_the_marketplace_did_not_make_are_refused(world: Path, trained
     meta = json.loads(json.dumps(rl.world.dataset.meta)) | {"format": "amazon"}
     other = replace(rl.world, dataset=replace(rl.world.dataset, meta=meta))
     with pytest.raises(UserError, match="'amazon'"):
-        MarketEnvironment(rl.config, other, rl.method.environment_options)  # type: ignore[arg-type]
+        MarketEnvironment(rl.config, other, rl.policy.config, rl.method.environment_options)  # type: ignore[arg-type]

@@ -50,7 +50,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
 
 def test_a_run_is_compared_with_baselines_and_its_files_are_kept(trained: RunConfig) -> None:
     results, folder = evaluate([trained.folder], "test", silent)
-    assert [result.name for result in results] == ["popularity", "item_knn", "sft", "rl", "optimum"]
+    assert [result.name for result in results] == ["popularity", "item_knn", "hybrid_knn", "sft", "rl", "optimum"]
     for result in results:
         assert load_result(folder / f"{result.name}-test.json") == result
         assert result.num_examples == 150
@@ -102,7 +102,15 @@ def test_lists_of_new_items_stand_beside_the_others(trained: RunConfig, tmp_path
         np.mean([int(target[0]) in row for row, target in zip(lists, examples.targets, strict=True)])
     )
     names = [result.name for result in evaluate_baselines(world.dataset, config, "test", tmp_path)]
-    assert names == ["popularity", "popularity-new", "item_knn", "item_knn-new", "optimum"]
+    assert names == [
+        "popularity",
+        "popularity-new",
+        "item_knn",
+        "item_knn-new",
+        "hybrid_knn",
+        "hybrid_knn-new",
+        "optimum",
+    ]
 
 
 def test_nothing_of_the_history_is_recommended_where_new_items_are_wanted(trained: RunConfig) -> None:

@@ -204,6 +204,43 @@ def test_normalisers_are_those_of_the_definition(kernel: ModuleType, width: int,
 
 
 @pytest.mark.parametrize("kept", [0, 10**6])
+def with_bias(given_: list[Tensor], seed: int) -> Tensor:
+    """[T, C] what is added to the legal logits, as hard as they are."""
+    return (torch.randn(given_[3].shape, generator=torch.Generator().manual_seed(seed)) * 2).requires_grad_()
+
+
+def test_a_bias_adds_to_legal_logits_by_hand() -> None:
+    # Logits 0 and ln 3 of two legal words, and ln 6 more for the first: probabilities 6 / 9 and 3 / 9.
+    hidden, weight = torch.ones(1, 1), torch.tensor([[0.0], [math.log(3)]])
+    legal, exists = torch.tensor([[0, 1, 0]]), torch.tensor([[True, True, False]])
+    bias = torch.tensor([[math.log(6), 0.0, 99.0]])
+    logp, entropy = reference.legal_logp(hidden, weight, torch.tensor([0]), legal, exists, bias)
+    torch.testing.assert_close(logp, torch.tensor([math.log(2 / 3)]))
+    torch.testing.assert_close(entropy, torch.tensor([-2 / 3 * math.log(2 / 3) - 1 / 3 * math.log(1 / 3)]))
+
+
+@SHAPES
+@given(st.integers(1, 40), st.integers(1, 60), st.integers(1, 20), SIZES, st.integers(0, 999))
+def test_a_bias_has_the_values_and_the_gradient_of_the_reference(
+    tokens: int, vocabulary: int, width: int, sizes: dict[str, int], seed: int
+) -> None:
+    given_ = with_legal(tokens, vocabulary, width, 1 + seed % vocabulary, torch.float32, seed)
+    bias = with_bias(given_, seed)
+    factor = torch.linspace(-1, 2, tokens)
+
+    def run(op: Op) -> list[Tensor]:
+        logp, entropy = op(*given_, bias)
+        return [logp.detach(), entropy, *torch.autograd.grad(logp, (*given_[:2], bias), factor)]
+
+    agree(in_small(sizes, lambda: run(chunked.legal_logp)), run(reference.legal_logp))
+
+
+def test_a_bias_of_zero_changes_nothing(kernel: ModuleType) -> None:
+    given_ = with_legal(30, 200, 8, 20, torch.float32, seed=6)
+    nothing = torch.zeros(given_[3].shape)
+    agree(outcome(kernel.legal_logp, [*given_, nothing]), outcome(kernel.legal_logp, given_))
+
+
 @pytest.mark.parametrize("op", ["linear_logp", "legal_logp"])
 def test_a_second_backward_pass_leaves_the_first_ones_gradients_alone(op: str, kept: int) -> None:
     given_ = with_legal(30, 200, 8, 20, torch.float32, seed=3)[: 5 if op == "legal_logp" else 3]

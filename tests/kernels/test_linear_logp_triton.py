@@ -176,6 +176,12 @@ def test_legal_gradients_agree_in_bf16(tokens: int, vocabulary: int, legal: int,
     assert found[2].dtype == found[3].dtype == torch.bfloat16
 
 
+def test_a_bias_on_legal_words_agrees_with_the_reference() -> None:
+    arguments = with_legal(9, 90, 30, 40, torch.float32, 3)
+    bias = torch.randn(9, 40, generator=torch.Generator().manual_seed(0))
+    agree(outcome(kernel.legal_logp, *arguments, bias), outcome(reference.legal_logp, *arguments, bias), EXACT)
+
+
 def test_legal_tensors_may_be_views() -> None:
     hidden, weight, target, legal, exists = with_legal(20, 90, 30, 70, torch.float32, 3)
     views = (hidden, weight, target, legal.t().contiguous().t(), exists.t().contiguous().t())

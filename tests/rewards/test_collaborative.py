@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,19 +13,18 @@ from groups_of import REWARD_CONTEXT, groups_of
 from torch import Tensor
 
 from recrl.components import Choice
-from recrl.groups import RolloutGroups
-from recrl.rewards.base import RewardContext
+from recrl.groups import PromptBatch, RolloutGroups
 from recrl.rewards.collaborative import CollaborativeOptions, collaborative
 
 ASKED: list[Choice] = []
 
 
-def scorer(choice: Choice) -> Callable[[Tensor], Tensor]:
+def scorer(choice: Choice) -> Callable[[PromptBatch], Tensor]:
     ASKED.append(choice)
-    return lambda history: torch.arange(16.0) + history.amax(1, keepdim=True)
+    return lambda prompts: torch.arange(16.0) + prompts.history.amax(1, keepdim=True)
 
 
-CONTEXT = RewardContext(REWARD_CONTEXT.category, REWARD_CONTEXT.engagement, scorer)
+CONTEXT = replace(REWARD_CONTEXT, scorer=scorer)
 
 
 def of(groups: RolloutGroups, **options: Any) -> Tensor:

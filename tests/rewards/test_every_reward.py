@@ -12,18 +12,18 @@ from torch import Tensor
 
 from recrl.components import Choice, load_part
 from recrl.environments.base import Feedback
-from recrl.groups import RolloutGroups
+from recrl.groups import PromptBatch, RolloutGroups
 from recrl.rewards import REWARDS
-from recrl.rewards.base import RewardContext, RewardOptions
+from recrl.rewards.base import RewardOptions
 
 ITEMS, PROMPTS, GROUP = 16, 6, 5
 
 
-def scorer(choice: Choice) -> Callable[[Tensor], Tensor]:  # noqa: ARG001
-    return lambda history: torch.linspace(-1, 2, ITEMS).expand(len(history), -1)
+def scorer(choice: Choice) -> Callable[[PromptBatch], Tensor]:  # noqa: ARG001
+    return lambda prompts: torch.linspace(-1, 2, ITEMS).expand(len(prompts), -1)
 
 
-CONTEXT = RewardContext(REWARD_CONTEXT.category, REWARD_CONTEXT.engagement, scorer)
+CONTEXT = replace(REWARD_CONTEXT, scorer=scorer)
 
 
 def random_groups(slate: int, seed: int = 0) -> RolloutGroups:

@@ -105,7 +105,7 @@ def test_rows_teacher_and_retriever_know_the_shown_sequences_alone(sft: Sft, who
     histories = whole.valid.history
     for scorer in (sft.teacher.scorer, sft.world.writer.retriever.scorer):
         options = scorer.options  # type: ignore[attr-defined]
-        on_shown, on_all = (ITEM_KNN.run(part, len(whole.catalog), options) for part in (train, whole.train))
+        on_shown, on_all = (ITEM_KNN.run(part, whole.catalog, options) for part in (train, whole.train))
         np.testing.assert_array_equal(scorer.scores(histories), on_shown.scores(histories))
         assert not np.array_equal(scorer.scores(histories), on_all.scores(histories))
 
