@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from recrl.components import Options
 from recrl.sids.quantizers import Arrays, Codes, Matrix, Quantized, Quantizer
+from recrl.sids.quantizers.kmeans import lloyd
 from recrl.sids.quantizers.residual import codebooks_of, decode, encode
-from recrl.sids.quantizers.rq_kmeans import lloyd
 
 SINKHORN_ITERATIONS = 50
 
@@ -177,7 +177,8 @@ def _first_books(model: Autoencoder, inputs: Tensor, sizes: tuple[int, ...], see
         residual = model.encoder(inputs).numpy().copy()
     books = []
     for level, size in enumerate(sizes):
-        book = lloyd(residual, size, n_init=1, max_iter=10, max_points_per_code=256, seed=seed + level)
+        rng = np.random.default_rng([seed, level])
+        book = lloyd(residual, size, rng, n_init=1, max_iter=10, max_points_per_code=256)
         residual -= book[encode(residual, [book])[:, 0]]
         books.append(torch.from_numpy(book).requires_grad_())
     return books
