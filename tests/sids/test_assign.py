@@ -63,7 +63,7 @@ def test_an_index_without_room_is_refused():
 
 @pytest.mark.parametrize("quantizer", ["balanced", "rq-kmeans", "rq-vae"])
 def test_new_items_join_their_theme_and_no_sid_changes(dataset, tmp_path, quantizer):
-    options = {"epochs": 20, "hidden": (16,), "latent_dim": 8} if quantizer == "rq-vae" else {}
+    options = {"steps": 20, "hidden": (16,), "latent_dim": 8} if quantizer == "rq-vae" else {}
     plan = dataclasses.replace(PLAN, quantizer=Choice(kind=quantizer, **options), codebook_size=20)
     before = build_folder(dataset, plan, 0, tmp_path / "sids")
     rows = [

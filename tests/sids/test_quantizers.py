@@ -10,7 +10,7 @@ from recrl.sids.quantizers import QUANTIZERS, balanced, resolve_quantizer, rq_km
 from recrl.sids.quantizers.residual import codebooks_of, decode, encode, nearest
 
 LEARNED = [kind for kind in QUANTIZERS if kind != "given"]
-QUICK = {"rq-vae": {"epochs": 3, "warm_up_epochs": 1, "hidden": (16,), "latent_dim": 4, "batch_size": 32}}
+QUICK = {"rq-vae": {"steps": 12, "hidden": (16,), "latent_dim": 4, "batch_size": 32}}
 
 
 def run(kind: str, points: np.ndarray, sizes: tuple[int, ...], seed: int = 0, **options):

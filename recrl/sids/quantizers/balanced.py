@@ -18,8 +18,8 @@ from pydantic import Field
 
 from recrl.components import Options
 from recrl.sids.quantizers import Codes, Matrix, Quantized, Quantizer
+from recrl.sids.quantizers.kmeans import lloyd, sample
 from recrl.sids.quantizers.residual import quantize, squared_distances
-from recrl.sids.quantizers.rq_kmeans import lloyd
 from recrl.sids.quantizers.transport import Costs, Prices, assign
 
 HELD_COSTS = 2**25  # entries of the [N, K] table that are held rather than computed again: 128 MiB
@@ -68,16 +68,14 @@ def _fit_level(residual: Matrix, size: int, level: int, *, options: BalancedOpti
 def _one_start(residual: Matrix, size: int, options: BalancedOptions, rng: np.random.Generator) -> tuple[Codes, Matrix]:
     wanted = size * options.sample_points_per_code
     sampled = len(residual) > max(options.exact_limit, wanted)
-    some = residual
-    if sampled:
-        some = residual[np.sort(rng.choice(len(residual), wanted, replace=False))]
+    some = sample(residual, wanted, rng) if sampled else residual
     centroids = lloyd(
         some,
         size,
+        rng,
         n_init=1,
         max_iter=options.start_iter,
         max_points_per_code=len(some),
-        seed=int(rng.integers(2**31 - 1)),
     )
     prices = np.zeros(size)
     codes, centroids, prices = _balanced_lloyd(some, centroids, prices, options, options.max_iter)

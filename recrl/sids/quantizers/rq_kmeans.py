@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from functools import partial
 
-import faiss
 import numpy as np
 from pydantic import Field
 
 from recrl.components import Options
 from recrl.sids.quantizers import Codes, Matrix, Quantized, Quantizer
+from recrl.sids.quantizers.kmeans import lloyd
 from recrl.sids.quantizers.residual import nearest, quantize
-
-MAX_SEED = 2**31 - 1  # faiss keeps its seed in a C int
 
 
 class RqKmeansOptions(Options):
-    n_init: int = Field(3, ge=1)
+    n_init: int = Field(1, ge=1)
     """Starts; the one with the smallest error is kept."""
     max_iter: int = Field(25, ge=1)
     train_points_per_code: int = Field(256, ge=1)
@@ -32,28 +30,12 @@ def _fit_level(residual: Matrix, size: int, level: int, *, options: RqKmeansOpti
     centroids = lloyd(
         residual,
         size,
+        np.random.default_rng([seed, level]),
         n_init=options.n_init,
         max_iter=options.max_iter,
         max_points_per_code=options.train_points_per_code,
-        seed=seed + level,
     )
     return nearest(residual, centroids), centroids
-
-
-def lloyd(points: Matrix, size: int, *, n_init: int, max_iter: int, max_points_per_code: int, seed: int) -> Matrix:
-    """[K, d] centroids of faiss' k-means; ``size`` may not pass the number of points."""
-    kmeans = faiss.Kmeans(
-        points.shape[1],
-        size,
-        niter=max_iter,
-        nredo=n_init,
-        seed=seed % MAX_SEED,
-        min_points_per_centroid=1,
-        max_points_per_centroid=max_points_per_code,
-        spherical=False,
-    )
-    kmeans.train(np.ascontiguousarray(points))
-    return np.array(kmeans.centroids, np.float32).reshape(size, points.shape[1])
 
 
 RQ_KMEANS = Quantizer(RqKmeansOptions, fit, "arXiv:2510.24431")
