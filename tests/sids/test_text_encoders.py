@@ -31,7 +31,7 @@ def test_every_block_has_its_weight_as_length(catalog, train):
 def test_empty_fields_are_left_out_and_small_ones_shrink_and_both_are_said(catalog, train):
     notes = tfidf_svd.fit(catalog, train, TfidfSvdOptions(), 0).notes
     assert set(notes["left_out"]) == {"brand", "description"}
-    assert notes["dims"]["category"] == 5  # six categories, less one
+    assert notes["dims"]["category"] == 6  # as many as there are categories
     assert notes["shrunk"]["category"] == "48 -> 5: 60 items, 6 terms"
 
 

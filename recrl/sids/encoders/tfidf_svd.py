@@ -146,7 +146,7 @@ def _fit_terms(block: Block, options: TfidfSvdOptions) -> tuple[TfidfVectorizer 
 def _fit_svd(counts: sparse.csr_matrix, dim: int, power: float, seed: int) -> Arrays:
     """``projection`` [terms, d]: ``counts @ projection`` = U S^power."""
     largest: int = min(counts.shape)
-    dim = min(dim, max(largest - 1, 1))
+    dim = min(dim, largest)
     _, singular, components = randomized_svd(counts, dim, n_iter=6, random_state=seed)
     return {"projection": np.ascontiguousarray(components.T * _scale(singular, power - 1), np.float32)}
 
