@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 OLDER_MEGATRON := $(VENV)/megatron-core-0.12.1
 
-.PHONY: demo test test-distributed lint aot bench example-toys clean
+.PHONY: demo test test-distributed lint aot bench example-toys example-market clean
 
 demo: $(READY)
 	$(BIN)/recrl demo
@@ -39,6 +39,9 @@ aot: $(READY)
 
 example-toys: $(READY)
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/toys/run.sh
+
+example-market: $(READY)
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/market/run.sh
 
 # torch first: what needs it then takes this very version.
 $(READY): pyproject.toml constraints.txt

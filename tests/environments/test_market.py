@@ -12,14 +12,17 @@ import torch
 from runs import metrics, run_config, silent, write_world
 from torch import Tensor
 
+from recrl.config import load
 from recrl.environments.base import Feedback
 from recrl.environments.market import MarketEnvironment
 from recrl.errors import ConfigError, UserError
 from recrl.training import checkpoint
+from recrl.training.method import Method
 from recrl.training.rl import Rl, train_rl
 from recrl.training.run_folder import StageFolder
 from recrl.training.sft import train_sft
 
+ROOT = Path(__file__).parents[2]
 CLICK = [{"kind": "click"}]
 PER_STEP = 16 * 6
 
@@ -144,6 +147,21 @@ def test_what_the_environment_does_not_give_is_refused_before_anything_is_writte
     with pytest.raises(ConfigError, match=words):
         train_rl(config, silent)
     assert not config.folder.exists()
+
+
+@pytest.mark.parametrize("method", ["clicks", "grpo", "recast", "sage"])
+def test_the_methods_of_the_example_compose(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    reveal = ("rl.environment.reveal_next=true",)
+    config = load(Path("examples/market/market.toml"), reveal, recipe=f"examples/market/{method}.toml")
+    assert [part.needs for part, _ in Method.make(config.rl).rewards] == ["feedback"]
+
+
+def test_the_demo_trains_as_the_example_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    demo, example = (load(Path(name)) for name in ("recrl/demo.toml", "examples/market/market.toml"))
+    assert demo.rl.model_copy(update={"recipe": None}) == example.rl.model_copy(update={"recipe": None})
+    assert (demo.sft, demo.model, demo.eval) == (example.sft, example.model, example.eval)
 
 
 def test_revealed_targets_serve_what_needs_them(world: Path, trained: Path, tmp_path: Path) -> None:
