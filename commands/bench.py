@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from recrl.bench import MEASUREMENTS
-from recrl.commands.options import echo_json, json_option
-from recrl.errors import RunError
+from recrl.commands.options import config_argument, echo_json, json_option, set_option, step_progress
+from recrl.errors import ConfigError, RunError
+
+if TYPE_CHECKING:
+    from recrl.comparison.plan import Plan, PlannedRun
+    from recrl.training.launch import Report
 
 
-@click.group(short_help="Measure the engine against its peers.")
+@click.group(short_help="Measure the engine and compare recipes.")
 def bench() -> None:
-    """Measure how fast this machine does what recrl does, and what its peers need for the same work."""
+    """Measure how fast this machine does what recrl does, and compare what recipes make of one budget."""
 
 
 @bench.command(short_help="Measure rollout and update.")
@@ -52,3 +59,102 @@ def engine(quick: bool, only: tuple[str, ...], threads: int, out: Path, as_json:
             why="the two sides of a comparison did not do the same work",
             fix=f"see {out}",
         )
+
+
+@bench.command(short_help="Compare RL recipes over seeds.")
+@config_argument
+@click.option("--recipes", required=True, metavar="NAME,NAME...", help="Recipes' names, or TOML files.")
+@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Runs of each recipe.")
+@click.option("--responses", type=click.IntRange(1), required=True, help="Responses that every run generates.")
+@click.option(
+    "--validations", type=click.IntRange(1), default=10, show_default=True, help="Validations of a run after its start."
+)
+@click.option(
+    "--split",
+    type=click.Choice(["valid", "test"]),
+    default="test",
+    show_default=True,
+    help="What the best checkpoints are evaluated on.",
+)
+@click.option("--init", type=click.Path(path_type=Path), help="Model to start from. Default: the best SFT of CONFIG.")
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder. Default: methods/ below CONFIG's run."
+)
+@set_option
+@click.option("--dry-run", is_flag=True, help="Print the runs, their steps and responses, and stop.")
+@json_option
+def methods(
+    config: str,
+    recipes: str,
+    seeds: int,
+    responses: int,
+    validations: int,
+    split: str,
+    init: Path | None,
+    out: Path | None,
+    overrides: tuple[str, ...],
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Train every recipe with every seed from one SFT under one budget of responses, and compare them.
+
+    What makes a method comes from the recipe, everything else from CONFIG; --set lies on both. Called again, finished
+    runs are kept and the one that was cut short goes on; recipes and seeds may be added. The pages are written after
+    every run.
+    """
+    from recrl.comparison.plan import Asked, make_plan  # torch loads here, so that --help answers at once
+    from recrl.comparison.run import MARKDOWN, PAGE, run_comparison
+    from recrl.comparison.words import verdicts, warnings
+
+    names = tuple(name for name in recipes.split(",") if name)
+    if not names:
+        raise ConfigError(f"--recipes {recipes!r}", why="it names none", fix="`recrl recipe list` shows them")
+    asked = Asked(Path(config), overrides, names, seeds, responses, validations, split, init, out)
+    plan = make_plan(asked)
+    if dry_run:
+        _show_plan(plan, as_json=as_json)
+        return
+    found = run_comparison(plan, lambda text: click.echo(text, err=True), _progress)
+    if as_json:
+        echo_json(found.model_dump(mode="json"))
+        return
+    for line in (*verdicts(found), *warnings(found)):
+        click.echo(line)
+    click.echo(f"Results: {plan.folder / MARKDOWN}, {plan.folder / PAGE}")
+
+
+@contextmanager
+def _progress(name: str) -> Iterator[Report]:
+    with step_progress(name, ("reward/mean", "signal/trainable_ratio", "valid/ndcg@10")) as report:
+        yield report
+
+
+def _show_plan(plan: Plan, *, as_json: bool) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    rows = [_row(run) for run in plan.runs]
+    if as_json:
+        echo_json({"out": str(plan.folder), "start": str(plan.start), "runs": rows})
+        return
+    table = Table(title=f"{len(rows)} runs from {plan.start}, evaluated on {plan.split}")
+    for name in rows[0]:
+        table.add_column(name, justify="left" if name == "run" else "right", no_wrap=name == "run")
+    for row in rows:
+        table.add_row(*(f"{value:,}" if isinstance(value, int) else value for value in row.values()))
+    Console().print(table)
+    click.echo(f"Below: {plan.folder}")
+    if plan.left_out:
+        click.echo(f"Left to the recipes, whatever CONFIG says: {', '.join(plan.left_out)}")
+
+
+def _row(run: PlannedRun) -> dict[str, Any]:
+    rl = run.config.rl
+    return {
+        "run": run.name,
+        "prompts": rl.prompts_per_step,
+        "group size": run.group_size,
+        "rollouts": run.rollouts,
+        "optimiser steps": run.optimizer_steps,
+        "responses": run.responses,
+    }

@@ -20,7 +20,7 @@ from recrl.processes import own_rank
 
 DISK_FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 COMMANDS = {
-    "bench": "Measure the engine against its peers.",
+    "bench": "Measure the engine and compare recipes.",
     "config": "Show, explain and start a run's config.",
     "data": "Prepare data sets.",
     "demo": "Run the whole path on synthetic data.",

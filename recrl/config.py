@@ -295,10 +295,16 @@ class RlSection(Section):
     """``sft``: the best checkpoint of this run's SFT. ``base``: the model of ``[model]`` as it is, without any SFT."""
     recipe: str | None = None
     """A file of ``recipes/``, or a path ending in .toml. The user's own keys win over it."""
+    seed: int | None = Field(None, ge=0)
+    """Draws the order of the prompts, their targets and the responses; default: ``run.seed``, which draws the
+    validation examples in either case, so that runs with different seeds of RL are compared on the same examples."""
     tasks: dict[str, float] = Field(default_factory=lambda: {"next": 1.0})
     """Task -> weight: how many times a pass over the prompts shows each of its examples (METHODS C-2)."""
     steps: int = Field(100, ge=1)
     """Rollouts, each followed by ``epochs`` x ``mini_batches`` optimiser steps."""
+    max_rollouts: int | None = Field(None, ge=1)
+    """Rollouts after which the run ends, those of dynamic sampling included. The learning rate and ``eval_every`` then
+    follow them and not the steps. Default: no limit beside ``steps``."""
     prompts_per_step: int = Field(64, ge=1)
     """Prompts of a rollout."""
     targets: Literal["last", "any", "held_out", "frontier"] = "any"
@@ -442,6 +448,11 @@ class RunConfig(Section):
     def asks_for_slates(self) -> bool:
         """Whether the model is trained to list several items, and so is measured by such lists."""
         return any(tasks.get("slate", 0) > 0 for tasks in (self.sft.tasks, self.rl.tasks))
+
+    @property
+    def rl_seed(self) -> int:
+        """The seed of RL's random numbers."""
+        return self.run.seed if self.rl.seed is None else self.rl.seed
 
     @property
     def folder(self) -> Path:

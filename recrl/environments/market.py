@@ -65,7 +65,7 @@ class MarketEnvironment(Environment):
         self._visitors = lru_cache(maxsize=3)(self._draw)
 
     def _draw(self, number: int) -> Visitors:
-        seed = seed_of(self._config.run.seed, "environment", "visitors", number)
+        seed = seed_of(self._config.rl_seed, "environment", "visitors", number)
         return draw_visitors(self._market, self._config.rl.prompts_per_step, seed)
 
     def prompts(self, number: int) -> PromptBatch:
@@ -86,7 +86,7 @@ class MarketEnvironment(Environment):
     def respond(self, number: int, groups: RolloutGroups) -> Feedback:
         visitors = self._visitors(number)
         assert len(visitors.now) == len(groups.prompts)
-        rng = generator(self._config.run.seed, "environment", "answers", number)
+        rng = generator(self._config.rl_seed, "environment", "answers", number)
         given = answers(self._market, truth(self._market, visitors), visitors.group, visitors.now, self._options, rng)
         items = torch.where(groups.exists.unsqueeze(-1), groups.items, -1).cpu().numpy()
         self._count(given, items)

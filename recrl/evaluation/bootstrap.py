@@ -48,11 +48,7 @@ def bootstrap_means(
     users, num_metrics = values.shape
     if users == 0:
         return [None] * num_metrics
-    counted = ~np.isnan(values)
-    filled = np.where(counted, values, 0.0).astype(np.float64)
-    parts = np.concatenate((filled, counted), axis=1)  # [U, 2M]: sums and the numbers of users behind them
-    means = _ratio(_resampled_sums(parts, seed, num_resamples))
-    centre = _ratio(parts.sum(axis=0, keepdims=True))[0]
+    centre, means = resampled_means(values, seed=seed, num_resamples=num_resamples)
     tail = (1 - level) / 2
     found: list[Interval | None] = []
     for metric in range(num_metrics):
@@ -64,6 +60,23 @@ def bootstrap_means(
         low, high = np.quantile(drawn, (tail, 1 - tail))
         found.append(Interval(float(centre[metric]), float(low), float(high)))
     return found
+
+
+def resampled_means(
+    values: Floats, *, seed: int, num_resamples: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Means over the users, and over the users of every resample.
+
+    Args:
+        values: [U, M], one number a user; NaN where a user is not part of that metric's mean.
+
+    Returns:
+        [M] and [R, M]; NaN where no user counts.
+    """
+    counted = ~np.isnan(values)
+    filled = np.where(counted, values, 0.0).astype(np.float64)
+    parts = np.concatenate((filled, counted), axis=1)  # [U, 2M]: sums and the numbers of users behind them
+    return _ratio(parts.sum(axis=0, keepdims=True))[0], _ratio(_resampled_sums(parts, seed, num_resamples))
 
 
 def paired_difference(

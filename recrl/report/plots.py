@@ -20,7 +20,7 @@ SIZE_INCHES = (4.7, 2.6)
 SMOOTH_FROM_ROWS = 60
 """Below so many rows a line is drawn as it is."""
 _INK, _MUTED, _RULE = "#0a0b0c", "#1a1b1c", "#2a2b2c"
-_SERIES = ("#3a3b01", "#3a3b02", "#3a3b03", "#3a3b04")
+_SERIES = tuple(f"#3a3b0{place}" for place in range(1, 9))
 _VARIABLES = {_INK: "--ink", _MUTED: "--muted", _RULE: "--rule"} | {
     color: f"--series-{place}" for place, color in enumerate(_SERIES, 1)
 }
@@ -54,10 +54,11 @@ _STYLE = {
 
 @dataclass(frozen=True)
 class Line:
-    """One labelled line; lines differ by colour and by dashes."""
+    """One labelled line; lines differ by colour and by dashes. ``band`` [2, rows] is what lies around it."""
 
     label: str
     series: Series
+    band: NDArray[np.float64] | None = None
 
 
 def line_plot(
@@ -65,6 +66,7 @@ def line_plot(
     *,
     y_label: str,
     plot_id: str,
+    x_label: str = "optimiser step",
     ratio: bool = False,
     smooth: bool = True,
     marked_step: int | None = None,
@@ -83,7 +85,10 @@ def line_plot(
     from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=SIZE_INCHES, layout="constrained", facecolor="none")
+        width, height = SIZE_INCHES
+        rows_of_legend = (len(lines) + 1) // 2
+        size = (width, height + 0.2 * max(0, rows_of_legend - 2))
+        figure = Figure(figsize=size, layout="constrained", facecolor="none")
         FigureCanvasSVG(figure)
         axes = figure.add_subplot(facecolor="none")
         for place, line in enumerate(lines):
@@ -93,7 +98,7 @@ def line_plot(
             axes.plot([marked_step], value, "o", ms=8, mfc="none", mec=_INK, mew=1.2)
         if ratio:
             axes.set_ylim(-0.02, 1.02)
-        axes.set_xlabel("optimiser step")
+        axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
@@ -126,6 +131,8 @@ def _draw(axes: object, line: Line, color: str, dashes: object, *, smooth: bool)
     if width > 1:
         axes.plot(steps, values, color=color, lw=0.7, alpha=0.3)  # type: ignore[attr-defined]
         values = smoothed(values, width)
+    if line.band is not None:
+        axes.fill_between(steps, *line.band, color=color, alpha=0.14, lw=0)  # type: ignore[attr-defined]
     axes.plot(  # type: ignore[attr-defined]
         steps, values, color=color, lw=1.7, ls=dashes, marker=marker, ms=3.5, label=line.label
     )

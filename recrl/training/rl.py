@@ -141,9 +141,12 @@ class Rl:
         With dynamic sampling further prompts come until enough groups have unequal rewards, and those go on.
         """
         groups, rewards = self.generate(seed)
-        limit, wanted = self.config.rl.max_gen_batches, len(groups.prompts)
-        if limit == 1:
+        options, wanted = self.config.rl, len(groups.prompts)
+        if options.max_gen_batches == 1:
             return groups, rewards, None
+        limit = options.max_gen_batches
+        if options.max_rollouts is not None:
+            limit = min(limit, 1 + options.max_rollouts - self.drawn)
         made, paid = [groups], [rewards]
         kept = unequal(groups, rewards)
         while len(made) < limit and int(kept.sum()) < wanted:
@@ -155,7 +158,7 @@ class Rl:
 
     def step(self) -> dict[str, float]:
         """One rollout and its optimiser steps; returns the step's metrics."""
-        meter, seed = self.meter, seed_of(self.config.run.seed, "rl", "rollout", self.at.step)
+        meter, seed = self.meter, seed_of(self.config.rl_seed, "rl", "rollout", self.at.step)
         with meter.time("step"):
             groups, rewards, kept = self.gather(seed)
             with meter.time("reward"):
@@ -257,9 +260,12 @@ class Rl:
         """Learning rate of optimiser step ``inner`` of the current rollout."""
         options = self.config.rl
         per_rollout = options.epochs * options.mini_batches
+        done, total = self.at.step, options.steps
+        if options.max_rollouts is not None:
+            done, total = self.drawn - 1, min(options.max_rollouts, options.steps * options.max_gen_batches)
         return cosine_lr(
-            self.at.step * per_rollout + inner,
-            steps=options.steps * per_rollout,
+            done * per_rollout + inner,
+            steps=total * per_rollout,
             warmup_steps=options.warmup_steps,
             lr=options.lr,
             lr_final=options.lr_final,
@@ -267,7 +273,7 @@ class Rl:
 
     def mini_batches(self, prompts: int, epoch: int) -> list[Tensor]:
         """Prompts of every optimiser step of one pass, shuffled; empty ones are left out."""
-        seed = seed_of(self.config.run.seed, "rl", "mini", self.at.step, epoch)
+        seed = seed_of(self.config.rl_seed, "rl", "mini", self.at.step, epoch)
         order = torch.randperm(prompts, generator=torch.Generator().manual_seed(seed))
         parts = order.tensor_split(self.config.rl.mini_batches)
         return [part.sort().values.to(self.world.device) for part in parts if len(part)]
@@ -355,9 +361,10 @@ class Rl:
             self.save()
         stop = self.stop_reason()  # a run that was killed between its last checkpoint and its end stays stopped
         while not stop and not self.end_reason():
+            validations_due = self.spent // options.eval_every
             values = self.step()
             self.at = Position(self.at.step + 1)
-            validated = self.at.step % options.eval_every == 0 or bool(self.end_reason())
+            validated = self.spent // options.eval_every > validations_due or bool(self.end_reason())
             if validated:
                 score = self.validate()
                 values |= score | {"timing_s/eval": self.meter.take("eval")["timing_s/eval"]}
@@ -368,9 +375,19 @@ class Rl:
                 self.save()
         return self.finish("stopped_early", stop) if stop else self.finish("finished", self.end_reason())
 
+    @property
+    def spent(self) -> int:
+        """Steps, or with ``rl.max_rollouts`` rollouts: what validations follow."""
+        return self.at.step if self.config.rl.max_rollouts is None else self.drawn
+
     def end_reason(self) -> str:
         """Why the run is complete; empty to go on."""
-        return "all steps done" if self.at.step >= self.config.rl.steps else self.environment.stop_reason()
+        options = self.config.rl
+        if self.at.step >= options.steps:
+            return "all steps done"
+        if options.max_rollouts is not None and self.drawn >= options.max_rollouts:
+            return "all rollouts done"
+        return self.environment.stop_reason()
 
     def stop_reason(self) -> str:
         """Why to stop after the last validation; empty to go on."""

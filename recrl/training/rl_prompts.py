@@ -56,7 +56,7 @@ class PromptSource:
         size = min(self._config.rl.prompts_per_step, self.per_pass)
         number, place = divmod(step, self.per_pass // size)
         table = self.table(number)
-        order = generator(self._config.run.seed, "rl", "order", number).permutation(self.per_pass)
+        order = generator(self._config.rl_seed, "rl", "order", number).permutation(self.per_pass)
         rows = np.sort(order[place * size : (place + 1) * size])
         return table.batch(rows, self._world.device)
 
@@ -79,7 +79,7 @@ class PromptSource:
                 )
             for copy in range(int(np.ceil(weight))):
                 share = min(1.0, weight - copy)
-                rng = generator(self._config.run.seed, "rl", "task", task, number, copy)
+                rng = generator(self._config.rl_seed, "rl", "task", task, number, copy)
                 rows = np.sort(rng.permutation(len(examples))[: round(share * len(examples))])
                 tables.append(examples.select(rows))
                 drawn.append((task, rows))
@@ -131,7 +131,7 @@ class PromptSource:
         if options.targets == "frontier":
             return whole_examples(train, task)
         if options.targets == "any":
-            return next_examples(train, task, generator(self._config.run.seed, "rl", "targets", number), count)
+            return next_examples(train, task, generator(self._config.rl_seed, "rl", "targets", number), count)
         if options.targets == "held_out":
             count = 1  # the items before it are targets of SFT
         last = np.maximum(train.items.lengths - count, train.first_target)  # a single item has nothing before it

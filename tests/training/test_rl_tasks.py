@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from runs import run_config, silent, write_world
+from runs import metrics, run_config, silent, write_world
 
 from recrl.errors import UserError
 from recrl.models.checkpoint import save_folder
@@ -104,6 +104,31 @@ def test_a_step_that_finds_no_unequal_group_changes_nothing(world: Path, trained
     assert values["signal/kept_ratio"] == values["signal/active_rows"] == 0
     assert all(math.isfinite(value) for value in values.values())
     assert all(map(torch.equal, before, rl.policy.parameters()))
+
+
+def test_a_limit_of_rollouts_ends_the_run_and_times_its_learning_rate(
+    world: Path, trained: Path, tmp_path: Path
+) -> None:
+    options = {"max_gen_batches": 3, "max_rollouts": 5, "steps": 5, "lr": 1e-3, "warmup_steps": 0, "eval_every": 2}
+    config = run_config(world, tmp_path, rl={"init": str(trained), **options})
+    status = train_rl(config, silent)
+    start, first, second = metrics(config.folder / "rl")
+    assert status["reason"] == "all rollouts done"
+    # 16 prompts x 6 responses a rollout: three rollouts, then the two that are left.
+    assert [first["rollout/responses"], second["rollout/responses"]] == [288, 192]
+    assert first["actor/lr"] == pytest.approx(1e-3 * (1 + math.cos(math.pi * 2 / 5)) / 2)
+    assert second["actor/lr"] == pytest.approx(1e-3 * (1 + math.cos(math.pi * 4 / 5)) / 2)
+    assert all("valid/ndcg@10" in line for line in (start, first, second))  # every second rollout lies in each
+
+
+def test_rl_has_a_seed_of_its_own_beside_the_runs(world: Path, trained: Path, tmp_path: Path) -> None:
+    def prompts(run_seed: int, **options: Any) -> list[int]:
+        config = run_config(world, tmp_path, run={"seed": run_seed}, rl={"init": str(trained), **options})
+        return Rl(config, StageFolder(config.folder / "rl")).prompts.batch(0).ids.flatten().tolist()
+
+    assert prompts(0) == prompts(0, seed=0) == prompts(7, seed=0)
+    assert prompts(0, seed=7) == prompts(7)
+    assert prompts(0) != prompts(7)
 
 
 def test_rl_starts_from_the_base_model_without_any_sft(world: Path, tmp_path: Path) -> None:
