@@ -13,7 +13,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from recrl.components import Choice, Options, Part, Table, load_part
-from recrl.config import RunConfig, Section
+from recrl.config import RunConfig
+from recrl.section import Section
 
 EXAMPLE = Path(__file__).parent / "example.toml"
 
@@ -26,6 +27,7 @@ FAMILIES = {
     "rl.rollout": "recrl.rollout:ROLLOUTS",
     "rl.rewards": "recrl.rewards:REWARDS",
     "prompts.retriever": "recrl.baselines:BASELINES",
+    "memory.scorer": "recrl.baselines:BASELINES",
     "rl.signal": "recrl.signals:SIGNALS",
     "rl.objective": "recrl.objectives:OBJECTIVES",
 }

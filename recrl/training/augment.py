@@ -8,9 +8,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from recrl.config import AugmentSection
 from recrl.data.dataset import Sequences
 from recrl.data.ragged import Ragged
+from recrl.training_sections import AugmentSection
 
 
 def augment(sequences: Sequences, options: AugmentSection, rng: np.random.Generator) -> Sequences:

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from recrl.components import Choice, Options, Part, resolve
-from recrl.config import RlSection
 from recrl.environments import ENVIRONMENTS
 from recrl.environments.base import EnvironmentPart, Gift
 from recrl.errors import ConfigError
@@ -21,6 +20,7 @@ from recrl.rewards.base import RewardContext, RewardOptions
 from recrl.rollout import ROLLOUTS
 from recrl.rollout.base import RolloutOptions
 from recrl.signals import SIGNALS
+from recrl.training_sections import RlSection
 
 
 @dataclass(frozen=True)

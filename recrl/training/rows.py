@@ -14,7 +14,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recrl.config import SftSection
 from recrl.data.dataset import Dataset, Examples, Sequences
 from recrl.data.prompts import ITEM_TASKS, LABELS, TITLE_RESPONSES, PromptWriter, append, concatenate, prepend
 from recrl.data.ragged import Ragged
@@ -25,6 +24,7 @@ from recrl.seeding import generator
 from recrl.sids.trie import Trie
 from recrl.training import feedback
 from recrl.training.augment import augment
+from recrl.training_sections import SftSection
 
 
 @dataclass(frozen=True)

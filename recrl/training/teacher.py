@@ -17,7 +17,7 @@ from torch import Tensor
 
 from recrl.baselines import BASELINES, Scorer
 from recrl.components import resolve
-from recrl.config import RunConfig, TeacherSection
+from recrl.config import RunConfig
 from recrl.data.ragged import Ragged
 from recrl.errors import UserError
 from recrl.evaluation.metrics import top_k
@@ -26,6 +26,7 @@ from recrl.groups import PackedGroups
 from recrl.seeding import generator
 from recrl.training.rows import RowMaker, next_examples
 from recrl.training.setup import World
+from recrl.training_sections import TeacherSection
 
 
 @dataclass(frozen=True)

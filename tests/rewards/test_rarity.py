@@ -6,8 +6,8 @@ import pytest
 import torch
 from groups_of import REWARD_CONTEXT, groups_of
 
-from recrl.config import RlSection
 from recrl.training.method import Method
+from recrl.training_sections import RlSection
 
 COUNTS = torch.tensor([0, 1, 3, 8, *[4] * 12])
 CONTEXT = replace(REWARD_CONTEXT, counts=COUNTS)

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recrl.config import AugmentSection
 from recrl.data.dataset import Sequences
 from recrl.data.ragged import Ragged
 from recrl.training.augment import augment
+from recrl.training_sections import AugmentSection
 
 SHARE = st.sampled_from([0.0, 0.3, 0.9, 1.0])
 

@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from runs import run_config
 
-from recrl.config import SftSection
 from recrl.data.dataset import Catalog, Dataset, Examples, Sequences
 from recrl.data.log import InteractionLog
 from recrl.data.prompts import PromptWriter
@@ -26,6 +25,7 @@ from recrl.sids.trie import Trie, build_trie
 from recrl.training.rows import RowMaker, Rows, item_examples, next_examples, nodes_of, windows
 from recrl.training.run_folder import StageFolder
 from recrl.training.sft import Sft
+from recrl.training_sections import SftSection
 
 ITEMS = 8
 CODES = np.array([[0, 0], [0, 1], [0, 1], [1, 0], [1, 1], [2, 0], [2, 0], [2, 0]], np.int32)
