@@ -120,7 +120,8 @@ class MemorySection(Section):
     """Items that are recalled for a history, the best."""
     hidden_size: int = Field(0, ge=0)
     """Width of a small network on what is known of a recalled item (its scores, its count, how near its text is to
-    the last items), which RL trains along with the model; 0 leaves the memory as it is."""
+    the last items), which RL trains along with the model; 0 leaves the memory as it is. Counts with ``weight`` above 0
+    alone."""
     lr: float = Field(3e-3, gt=0)
     """Highest learning rate of that network; its schedule is RL's."""
 
@@ -239,9 +240,7 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _memory_learns_where_it_can(self) -> Self:
-        if self.memory.hidden_size and self.memory.weight == 0:
-            raise ValueError("memory.hidden_size needs memory.weight above 0")
-        if self.memory.hidden_size and self.backend.engine != "torch":
+        if self.memory.weight and self.memory.hidden_size and self.backend.engine != "torch":
             raise ValueError("memory.hidden_size needs backend.engine = 'torch': the other engines keep a memory fixed")
         return self
 

@@ -122,7 +122,6 @@ def silent_words(text: str) -> None:
 @pytest.mark.parametrize(
     ("memory", "sections", "words"),
     [
-        ({"hidden_size": 8}, {}, "memory.weight above 0"),
         (MEMORY, {"backend": {"engine": "fsdp2"}}, "engine = 'torch'"),
     ],
 )
