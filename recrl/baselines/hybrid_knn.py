@@ -24,6 +24,7 @@ from recrl.baselines.item_knn import ItemKnn, ItemKnnOptions
 from recrl.baselines.text_knn import TextKnn, TextKnnOptions
 from recrl.components import Options, Part
 from recrl.data.dataset import Catalog, Sequences
+from recrl.data.frequency import membership
 from recrl.data.ragged import Ragged
 from recrl.errors import DataError
 from recrl.seeding import generator
@@ -123,10 +124,7 @@ def _ndcg(scores: sparse.csr_matrix, histories: Ragged, targets: NDArray[np.int3
     own = np.asarray(scores[rows, targets]).ravel()
     row = np.repeat(rows, np.diff(scores.indptr))
     above = np.bincount(row[scores.data > own[row]], minlength=len(rows))
-    user = np.repeat(rows, histories.lengths)
-    seen = sparse.csr_matrix((np.ones(len(user)), (user, histories.values)), shape=scores.shape)
-    seen.data[:] = 1  # once, however often the history holds it
-    known = scores.multiply(seen).tocsr()
+    known = scores.multiply(membership(histories, scores.shape[1])).tocsr()
     row = np.repeat(rows, np.diff(known.indptr))
     rank = above - np.bincount(row[known.data > own[row]], minlength=len(rows))
     return float(np.where((own > 0) & (rank < K), 1 / np.log2(rank + 2), 0).mean())

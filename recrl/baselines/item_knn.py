@@ -19,7 +19,7 @@ from scipy import sparse
 
 from recrl.components import Options, Part
 from recrl.data.dataset import Catalog, Sequences
-from recrl.data.frequency import counted, training_counts
+from recrl.data.frequency import own_counts, training_counts
 from recrl.data.ragged import Ragged
 
 ROUNDING = 1e-6
@@ -84,9 +84,7 @@ class ItemKnn:
 
     def _own_counts(self, own: Sequences) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
         """[U, N] each: what the sequences added to the counts, and by what share an item's scale is larger without."""
-        user, item = counted(own)
-        mine = sparse.csr_matrix((np.ones(len(user)), (user, item)), shape=(len(own), len(self.counts)))
-        mine.sum_duplicates()
+        mine = own_counts(own, len(self.counts))
         item = mine.indices
         left = self.counts[item] - mine.data
         shrinkage = self.options.shrinkage

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 
 from recrl.data.dataset import Dataset, Sequences
+from recrl.data.ragged import Ragged
 
 
 def counted(train: Sequences) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -29,6 +31,23 @@ def counted(train: Sequences) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 def training_counts(train: Sequences, num_items: int) -> NDArray[np.int64]:
     """[N]: how often every item occurs in the training interactions (see ``counted``)."""
     return np.bincount(counted(train)[1], minlength=num_items)
+
+
+def own_counts(train: Sequences, num_items: int) -> sparse.csr_matrix:
+    """[rows, N] sparse: what every training sequence adds to the counts."""
+    row, item = counted(train)
+    added = sparse.csr_matrix((np.ones(len(row)), (row, item)), shape=(len(train), num_items))
+    added.sum_duplicates()
+    return added
+
+
+def membership(rows: Ragged, num_items: int) -> sparse.csr_matrix:
+    """[rows, N] sparse: 1 where a row holds the item, however often."""
+    row = np.repeat(np.arange(len(rows)), rows.lengths)
+    held = sparse.csr_matrix((np.ones(len(row)), (row, rows.values)), shape=(len(rows), num_items))
+    held.sum_duplicates()
+    held.data[:] = 1
+    return held
 
 
 def cold_items(

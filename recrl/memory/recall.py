@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from recrl.data.dataset import Sequences
-from recrl.data.frequency import counted
+from recrl.data.frequency import membership, own_counts
 from recrl.data.ragged import Ragged
 from recrl.memory.recalled import Recalled
 
@@ -133,8 +133,7 @@ class Memory:
         last[some] = histories.values[histories.offsets[1:][some] - 1]
         of_last = np.where(some, self.counts[np.maximum(last, 0)], 0).astype(np.float64)
         if own is not None:
-            user, item = counted(own)
-            mine = sparse.csr_matrix((np.ones(len(user)), (user, item)), shape=(len(own), len(self.counts)))
+            mine = own_counts(own, len(self.counts))
             rows = np.arange(len(items))
             count -= mine[rows[:, None], np.maximum(items, 0)].toarray()
             of_last -= np.where(some, np.asarray(mine[rows, np.maximum(last, 0)]).ravel(), 0)
@@ -179,7 +178,5 @@ def _sum(parts: list[sparse.csr_matrix]) -> sparse.csr_matrix:
 
 def _without(scores: sparse.csr_matrix, histories: Ragged, names: NDArray[np.int64]) -> sparse.csr_matrix:
     """The scores, 0 for what the history holds."""
-    user = np.repeat(np.arange(len(histories)), histories.lengths)
-    seen = sparse.csr_matrix((np.ones(len(user)), (user, names[histories.values])), shape=scores.shape)
-    seen.data[:] = 1  # once, however often the history holds it
-    return (scores - scores.multiply(seen)).tocsr()
+    named = Ragged(names[histories.values].astype(np.int32), histories.offsets)
+    return (scores - scores.multiply(membership(named, scores.shape[1]))).tocsr()
