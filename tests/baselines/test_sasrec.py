@@ -130,7 +130,7 @@ def test_it_learns_an_order_that_no_count_of_pairs_shows(loss: str) -> None:
     train = sequences(*(row[:-1] for row in rows))
     histories, targets = Ragged.from_lists([row[:-1] for row in rows]), Ragged.from_lists([row[-1:] for row in rows])
     first = pass_at(recommend(fit(train, nameless(30), options), histories, 1), targets, 1).mean()
-    popular = pass_at(recommend(POPULARITY.run(train, 30, Options()), histories, 1), targets, 1).mean()
+    popular = pass_at(recommend(POPULARITY.run(train, nameless(30), Options()), histories, 1), targets, 1).mean()
     assert first > 0.6 > 0.1 > popular
 
 

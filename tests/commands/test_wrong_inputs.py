@@ -295,7 +295,7 @@ SFT = [
     fresh("truncated training rows", "", "can't read data/train.parquet", before=cut("data/train.parquet")),
     fresh("no training rows", "--set data.path=untrained --set sid.path=untrained-sids", "no training rows"),
     fresh("no validation rows", "", "no validation examples", before=without_rows("data/valid.parquet")),
-    fresh("unknown teacher", "--set sft.teacher.scorer.kind=knn --set sft.teacher.weight=1", "did you mean 'item_knn'"),
+    fresh("unknown teacher", "--set sft.teacher.scorer.kind=knn --set sft.teacher.weight=1", "did you mean 'text_knn'"),
     fresh("no model", "", "[model] names no model",
           before=model("")),
     fresh("no model folder", "", "no model at nowhere", before=model('path = "nowhere"')),

@@ -70,7 +70,7 @@ def test_every_run_spends_the_budget_from_the_same_start(whole: Path):
 def test_scores_are_means_over_seeds_of_what_the_evaluations_hold(whole: Path):
     (split,) = results(whole).splits
     assert split.split == "test"
-    assert list(split.references) == ["popularity", "item_knn", "start", "optimum"]
+    assert list(split.references) == ["popularity", "item_knn", "hybrid_knn", "start", "optimum"]
     for recipe, score in split.recipes.items():
         files = [whole / f"evaluation/{recipe}-seed{seed}-test.json" for seed in (0, 1)]
         mean = sum(load_result(file).metrics["ndcg@10"].value for file in files) / 2
