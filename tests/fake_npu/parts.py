@@ -27,6 +27,7 @@ from recrl.training.run_folder import StageFolder
 BASE: dict[str, Any] = {
     "mini_batches": 2,
     "prompts_per_step": 8,
+    "environment": {"kind": "market", "reveal_next": True},  # gives what any part needs
     "rollout": {"kind": "beam", "group_size": 4},
     "rewards": [{"kind": "hit"}, {"kind": "sid_level"}],
     "signal": {"kind": "group_zscore"},
