@@ -13,13 +13,11 @@ from typing import Any
 
 from runs import run_config
 
-from recrl.components import load_part
 from recrl.errors import ConfigError
 from recrl.objectives import OBJECTIVES
 from recrl.rewards import REWARDS
 from recrl.rollout import ROLLOUTS
 from recrl.signals import SIGNALS
-from recrl.training.ahead import Ahead
 from recrl.training.method import Method
 from recrl.training.rl import Rl
 from recrl.training.run_folder import StageFolder
@@ -34,7 +32,6 @@ BASE: dict[str, Any] = {
     "objective": {"kind": "grpo", "kl_beta": 0.1},
 }
 SLATES = {"rollout": {"kind": "sample", "group_size": 4, "slate_size": 2}}
-ANSWERED = {"environment": {"kind": "market", "reveal_next": True}}
 TRIES = 4
 """Steps at most until a signal finds rows to train on: a step's few prompts may all miss."""
 
@@ -44,8 +41,7 @@ def sections() -> Iterator[tuple[str, dict[str, Any]]]:
     for kind in ROLLOUTS:
         yield f"rollout {kind}", {"rollout": {"kind": kind, "group_size": 4}}
     for kind in REWARDS:
-        answered = load_part(REWARDS, kind, where="rl.rewards").needs == "feedback"
-        yield f"reward {kind}", {"rewards": [{"kind": "hit"}, {"kind": kind}]} | (ANSWERED if answered else {})
+        yield f"reward {kind}", {"rewards": [{"kind": "hit"}, {"kind": kind}]}
     for kind in SIGNALS:
         yield f"signal {kind}", {"signal": {"kind": kind}}
     for kind in OBJECTIVES:
@@ -66,8 +62,6 @@ def run(world: Path, model: Path, folder: Path, device: str) -> dict[str, dict[s
             config = run_config(world, folder, backend=backend, rl=base | SLATES | change)
             method = Method.make(config.rl)
         rl.config, rl.method, rl.signal_state, rl.objective_state = config, method, {}, {}
-        rl.environment = method.environment.run(config, rl.world, rl.policy.config, method.environment_options)
-        rl.next_prompts = Ahead(rl.environment.prompts)
         for _ in range(TRIES):
             values = rl.step()
             if values["signal/active_rows"] > 0:
