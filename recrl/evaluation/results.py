@@ -226,10 +226,10 @@ def comparison_tables(results: Sequence[EvaluationResult], metrics: Sequence[str
         title = f"{split}, {those[0].num_examples:,} examples, \u00b1 half of the 95 % interval"
         if any(result.kind == "optimum" for result in those):
             title += ", % of the optimum"
-        table = Table(title=title)
-        table.add_column("")
+        table = Table(title=title, padding=(0, 0, 0, 1))
+        table.add_column("", overflow="fold")
         for result in those:
-            table.add_column(result.name, justify="right")
+            table.add_column(result.name, justify="right", overflow="fold")
         for row in comparison_rows(those, metric_names(those) if metrics is None else metrics):
             table.add_row(*row)
         tables.append(table)
