@@ -124,7 +124,7 @@ def test_a_limit_of_rollouts_ends_the_run_and_times_its_learning_rate(
 def test_rl_has_a_seed_of_its_own_beside_the_runs(world: Path, trained: Path, tmp_path: Path) -> None:
     def prompts(run_seed: int, **options: Any) -> list[int]:
         config = run_config(world, tmp_path, run={"seed": run_seed}, rl={"init": str(trained), **options})
-        return Rl(config, StageFolder(config.folder / "rl")).prompts.batch(0).ids.flatten().tolist()
+        return Rl(config, StageFolder(config.folder / "rl")).environment.prompts(0).ids.flatten().tolist()
 
     assert prompts(0) == prompts(0, seed=0) == prompts(7, seed=0)
     assert prompts(0, seed=7) == prompts(7)
