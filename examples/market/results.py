@@ -121,7 +121,9 @@ def machine(seed: int) -> str:
 
 
 def main() -> None:
-    seeds = sorted(int(path.name.removeprefix("market-")) for path in RUNS.glob("market-*"))
+    begun = sorted(int(path.name.removeprefix("market-")) for path in RUNS.glob("market-*"))
+    # A seed counts where all of its three runs are measured; results can be written as they come.
+    seeds = [seed for seed in begun if result(f"market-{seed}", "rl") and result(f"control-{seed}", "sft")]
     start = result(f"market-{seeds[0]}", "sft")
     settings = {
         "sparse": "Sparse clicks: `appeal = 0.2`, and the item that a visitor takes next is known (`reveal_next`)",
