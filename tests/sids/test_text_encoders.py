@@ -32,7 +32,7 @@ def test_empty_fields_are_left_out_and_small_ones_shrink_and_both_are_said(catal
     notes = tfidf_svd.fit(catalog, train, TfidfSvdOptions(), 0).notes
     assert set(notes["left_out"]) == {"brand", "description"}
     assert notes["dims"]["category"] == 6  # as many as there are categories
-    assert notes["shrunk"]["category"] == "48 -> 5: 60 items, 6 terms"
+    assert notes["shrunk"]["category"] == "48 -> 6: 60 items, 6 terms"
 
 
 def test_a_category_is_one_term_and_a_path_of_categories_is_several():
