@@ -60,6 +60,9 @@ class TeacherSection(Section):
     """Share of the optimiser steps after which it joins: what can be learned from single targets is cheaper first."""
     prompts: int = Field(64, ge=1)
     """Histories of one optimiser step, drawn from the training sequences."""
+    item_share: float = Field(0.0, ge=0, le=1)
+    """Share of these that are a single item instead, drawn from the whole catalogue (item-to-item distillation): short
+    prompts, and what few histories hold is learned as often as the rest."""
     responses: int = Field(8, ge=1)
     """Best-scored items of each, weighted by their scores."""
     exclude_history: bool = True

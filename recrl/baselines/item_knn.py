@@ -66,7 +66,9 @@ class ItemKnn:
         weights = weights + weights.multiply(lift)
         user, first, second, weight = _both_ways(own, self.options)
         scale = _scale(self.counts, self.options.shrinkage)
-        taken = weight * np.asarray(weights[user, first]).ravel() * scale[first] * scale[second]
+        # An empty selection of a sparse matrix is no array.
+        asked = np.asarray(weights[user, first]).ravel() if len(user) else np.zeros(0)
+        taken = weight * asked * scale[first] * scale[second]
         counted_in = (weights @ self.similarity).tocsr()
         scores = (counted_in - sparse.csr_matrix((taken, (user, second)), shape=mine.shape)).tocsr()
         largest = np.asarray(counted_in.max(axis=1).toarray()).ravel()

@@ -7,8 +7,8 @@ sparse. Letters: U users, M recalled items, F features, N items.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -25,6 +25,8 @@ CONTEXT = 6
 """Features that do not depend on the scorer: share, place, count, whole score, length of the history, last count."""
 SMALL = 1e-4
 """Added to shares and scores before their logarithm, so that none is -inf."""
+SCALED_ON = 500
+"""Training sequences whose ends the features are scaled on."""
 
 
 class Recaller(Protocol):
@@ -56,6 +58,13 @@ class Recollections:
         return Recalled(*(part.to(device) for part in (items, *map(torch.from_numpy, (self.share, self.features)))))
 
 
+class Scaling(NamedTuple):
+    """[F] float32 each: what is taken from a feature, and what it is divided by."""
+
+    centre: NDArray[np.float32]
+    spread: NDArray[np.float32]
+
+
 @dataclass(frozen=True)
 class Memory:
     """Recalls the best items of a scorer.
@@ -65,6 +74,7 @@ class Memory:
         names: [N] what a response that names an item stands for; of items with one name one is recalled.
         size: M, items a history at most.
         exclude_history: whether items of the history are left out.
+        scaling: of the features; None leaves them as they are.
     """
 
     scorer: Recaller
@@ -72,6 +82,20 @@ class Memory:
     names: NDArray[np.int64]
     size: int
     exclude_history: bool
+    scaling: Scaling | None = None
+
+    def scaled(self, train: Sequences) -> Memory:
+        """The same with features of mean 0 and deviation 1 over what it recalls at the ends of training sequences."""
+        rows = np.unique(np.linspace(0, len(train) - 1, min(len(train), SCALED_ON)).astype(np.int64))
+        own = train.select(rows)
+        end = np.maximum(own.items.lengths - 1, 0)
+        found = replace(self, scaling=None).recall(own.items.cut(np.zeros_like(end), end), own)
+        known = found.features[found.items >= 0].astype(np.float64)
+        if not len(known):
+            return self
+        spread = known.std(0)
+        scaling = Scaling(known.mean(0).astype(np.float32), np.where(spread > SMALL, spread, 1).astype(np.float32))
+        return replace(self, scaling=scaling)
 
     @property
     def num_features(self) -> int:
@@ -108,6 +132,8 @@ class Memory:
         columns = [*context, *(np.log(part + SMALL) / 4 for part in parts)]
         near = self.scorer.closeness(histories, items)
         features = np.concatenate([np.stack(columns, -1), near], -1).astype(np.float32)
+        if self.scaling is not None:
+            features = (features - self.scaling.centre) / self.scaling.spread
         return Recollections(items.astype(np.int32), share, np.where(items[..., None] >= 0, features, 0))
 
     def _named(self, scores: sparse.csr_matrix) -> sparse.csr_matrix:

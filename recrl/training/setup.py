@@ -210,7 +210,8 @@ def make_memory(config: RunConfig, dataset: Dataset, trie: Trie) -> Memory:
         )
     counts = training_counts(dataset.train, len(dataset.catalog))
     size = min(config.memory.size, len(dataset.catalog))
-    return Memory(scorer, counts, trie.canonical, size, exclude_history=config.eval.exclude_history)
+    memory = Memory(scorer, counts, trie.canonical, size, exclude_history=config.eval.exclude_history)
+    return memory.scaled(dataset.train) if config.memory.hidden_size else memory
 
 
 def _memory_head(config: RunConfig, world: World, folder: Path | None) -> MemoryHead | None:

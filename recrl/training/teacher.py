@@ -18,6 +18,7 @@ from torch import Tensor
 from recrl.baselines import BASELINES, Scorer
 from recrl.components import resolve
 from recrl.config import RunConfig
+from recrl.data.dataset import Examples, Sequences
 from recrl.data.ragged import Ragged
 from recrl.errors import UserError
 from recrl.evaluation.metrics import top_k
@@ -62,11 +63,7 @@ class Teacher:
 
         Histories in which the scorer knows nothing are left out.
         """
-        train = self.rows.dataset.train
-        rng = generator(self.seed, "teacher", step)
-        usable = np.flatnonzero(train.items.lengths > train.first_target)
-        own = train.select(rng.choice(usable, size=self.options.prompts))
-        examples = next_examples(own, "next", rng)
+        examples, own = self._asked(generator(self.seed, "teacher", step))
         by_length = np.argsort(examples.history.lengths, kind="stable")  # like lengths share a micro-batch
         examples, own = examples.select(by_length), own.select(by_length)
         history = examples.history.tail(self.rows.writer.history_limit)
@@ -85,6 +82,17 @@ class Teacher:
         rows = np.flatnonzero(known)
         prompts = self.rows.writer.prompts(examples.select(rows), own.select(rows))
         return self._packed(prompts, items, weights)
+
+    def _asked(self, rng: np.random.Generator) -> tuple[Examples, Sequences]:
+        """Histories that end within training sequences, with these sequences, and single items of the catalogue."""
+        train, singles = self.rows.dataset.train, round(self.options.item_share * self.options.prompts)
+        usable = np.flatnonzero(train.items.lengths > train.first_target)
+        rows = rng.choice(usable, size=self.options.prompts - singles)
+        items = rng.integers(len(self.rows.dataset.catalog), size=singles, dtype=np.int32)
+        nobody, places = np.full(singles, -1), np.arange(singles + 1)
+        alone = Examples.plain(nobody.astype(np.int32), Ragged(items, places), Ragged.from_lists([[]] * singles))
+        examples = Examples.join([next_examples(train.select(rows), "next", rng), alone])
+        return examples, train.select_some(np.concatenate([rows, nobody]))
 
     def _packed(self, prompts: Ragged, items: NDArray[Any], weights: NDArray[Any]) -> PackedGroups:
         row, column = np.nonzero(weights)

@@ -100,6 +100,27 @@ def test_features_are_those_that_are_announced_and_of_the_size_of_one(train, sco
     assert np.abs(features).max() < 4
 
 
+def test_scaled_features_have_mean_0_and_deviation_1_where_training_sequences_end(train, scorer):
+    plain = memory(train, scorer)
+    scaled = plain.scaled(train)
+    end = train.items.lengths - 1
+    histories = train.items.cut(np.zeros_like(end), end)
+    before, after = plain.recall(histories, train), scaled.recall(histories, train)
+    np.testing.assert_array_equal(before.items, after.items)
+    np.testing.assert_array_equal(before.share, after.share)
+    known = after.features[after.items >= 0]
+    np.testing.assert_allclose(known.mean(0), 0, atol=1e-4)
+    np.testing.assert_allclose(known.std(0), 1, atol=1e-4)
+    assert not after.features[after.items < 0].any()
+
+
+def test_a_feature_that_is_the_same_everywhere_is_not_divided_by_its_deviation(scorer, train):
+    one = whole([[3, 4]])
+    features = memory(train, scorer).scaled(one).recall(train.items, train).features
+    assert np.isfinite(features).all()
+    assert np.abs(features).max() < 50
+
+
 def test_the_best_of_sparse_rows_are_those_of_dense_ones():
     dense = np.array([[0, 3, 3, 1], [0, 0, 0, 0], [-1, 2, 0, 0]], np.float32)
     items, scores = best(sparse.csr_matrix(dense), 3)

@@ -55,6 +55,28 @@ def test_targets_are_items_that_the_history_does_not_hold(run: Sft) -> None:
         assert not any(prompt[place : place + len(sid)] == sid for place in range(len(prompt)))
 
 
+def test_single_items_of_the_whole_catalogue_ask_for_their_neighbours(config: RunConfig, run: Sft) -> None:
+    assert run.teacher is not None
+    options = config.sft.teacher.model_copy(update={"item_share": 1.0, "prompts": 20})
+    teacher = replace(run.teacher, options=options)
+    catalog, sid = run.world.dataset.catalog, run.world.writer.sid_ids
+    of_item = {tuple(sid[item].tolist()): item for item in range(len(catalog))}
+    asked = set()
+    for step in range(3):
+        batch = teacher.batch(step)
+        items = run.world.trie.walk(batch.tokens, batch.mask.sum(1))
+        for prompt in range(len(batch.prompts)):
+            ids = batch.prompts.ids[prompt, : batch.prompts.length[prompt]].tolist()
+            single = of_item[tuple(ids[1:])]
+            asked.add(single)
+            scores = teacher.scorer.scores(Ragged.from_lists([[single]]))[0]
+            scores[single] = 0
+            mine = batch.prompt_of == prompt
+            taught = scores[items[mine].numpy()]
+            np.testing.assert_allclose(batch.advantage[mine].numpy(), taught / taught.sum(), rtol=1e-4)
+    assert len(asked) > 15
+
+
 def test_a_step_is_drawn_alike_every_time(run: Sft) -> None:
     assert run.teacher is not None
     first, again, other = run.teacher.batch(1), run.teacher.batch(1), run.teacher.batch(2)
