@@ -34,6 +34,7 @@ COMMANDS = {
     "rl": "Train by reinforcement learning.",
     "sft": "Train by supervised fine-tuning.",
     "sid": "Build and extend semantic IDs.",
+    "tune": "Choose a memory's weight on validation.",
 }
 
 

@@ -109,7 +109,7 @@ class PromptSection(Section):
 class MemorySection(Section):
     """A collaborative memory in the policy: it weighs on every legal response by what a scorer knows of the history."""
 
-    weight: float = Field(0.0, ge=0, le=8)
+    weight: float = Field(0.0, ge=0, le=32)
     """Exponent of the scorer's share: a response's probability is proportional to the model's times share^weight. 0 is
     a policy without a memory."""
     floor: float = Field(1e-4, gt=0, lt=1)

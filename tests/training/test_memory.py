@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ import torch
 from runs import metrics, run_config, silent, write_world
 from safetensors.torch import load_file
 
+from recrl.config import MemorySection
 from recrl.errors import ConfigError, UserError
 from recrl.evaluation.evaluate import evaluate
+from recrl.evaluation.tuning import tune_memory
 from recrl.memory.store import FILE
 from recrl.training import checkpoint
 from recrl.training.rl import Rl, train_rl
@@ -113,6 +116,26 @@ def test_evaluation_ranks_with_the_memory(trained: Path, tmp_path: Path) -> None
     value = {name: result.metrics["ndcg@10"].value for name, result in results.items()}
     assert value["sft"] == pytest.approx(value["hybrid_knn"], abs=0.03)
     assert value["sft"] > value["sft-alone"]
+
+
+def test_tuning_measures_what_rl_would_start_from_and_keeps_it(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained / "runs", tmp_path / "runs")
+    config = config_of(trained, tmp_path, {"weight": 0.0})
+    config = config.model_copy(update={"memory": MemorySection(size=60)})
+    found = tune_memory(config, [0.0, 8.0], [1e-4, 1e-6], silent_words)
+    assert [(one.weight, one.floor) for one in found] == [(0, 1e-4), (0, 1e-6), (8, 1e-4), (8, 1e-6)]
+    assert found[0].ndcg_at_10 == found[1].ndcg_at_10  # without a weight the floor is nothing
+    strong = config.model_copy(update={"memory": MemorySection(weight=8.0, floor=1e-6, size=60)})
+    rl = Rl(strong, StageFolder(tmp_path / "stage"))
+    assert found[3].ndcg_at_10 == pytest.approx(rl.validation.score(rl.policy)["valid/ndcg@10"], abs=1e-9)
+    kept = json.loads((config.folder / "memory_tuning.json").read_text())
+    assert kept["best"]["ndcg_at_10"] == max(one.ndcg_at_10 for one in found)
+    assert len(kept["tried"]) == 4
+
+
+def test_tuning_without_a_weight_is_refused(trained: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="weight 0 says nothing"):
+        tune_memory(config_of(trained, tmp_path), [0.0], [1e-4], silent_words)
 
 
 def silent_words(text: str) -> None:
