@@ -14,7 +14,7 @@ class Figures(BaseModel):
 
 
 class Difference(Figures):
-    """Recipe minus start on the same users, with its 95 % interval over seeds and users.
+    """Recipe minus start, or minus a baseline, on the same users, with its 95 % interval over seeds and users.
 
     ``p_value`` is two-sided; ``p_holm`` is adjusted for as many tests as there are recipes.
     """
@@ -32,6 +32,10 @@ class Score(Figures):
     seeds: int
     metrics: dict[str, Metric]
     against_start: dict[str, Difference]
+    against_baseline: dict[str, Difference]
+    """Against the baseline with the highest NDCG@10; {} without any."""
+    alone: dict[str, Metric]
+    """The same checkpoints without their memory; {} where they have none."""
 
 
 class SplitFigures(Figures):
@@ -39,6 +43,10 @@ class SplitFigures(Figures):
 
     split: str
     num_examples: int
+    history_left_out: bool
+    """Whether every list, of models and baselines, leaves out the items of the history (``eval.exclude_history``)."""
+    best_baseline: str | None
+    """Of NDCG@10."""
     references: dict[str, dict[str, Metric]]
     """The start, the baselines and a known optimum; intervals are over users."""
     recipes: dict[str, Score]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +22,11 @@ from recrl.comparison.records import (
 )
 from recrl.comparison.statistics import Estimate, estimates, holm
 from recrl.evaluation.metrics import PerUser
-from recrl.evaluation.results import EvaluationResult, Metric, load_per_user, load_result, load_results
+from recrl.evaluation.results import ALONE, NEW, Metric, load_per_user, load_result, load_results
 
 START = "start"
 """Name of the start's evaluation."""
+START_ALONE = START + ALONE
 RANKING = ("hr@10", "pass@10", "recall@10", "ndcg@10")
 """Metrics that are compared, where a split has them."""
 
@@ -47,52 +49,99 @@ def summarize(plan: Plan, finished: Sequence[PlannedRun], splits: Sequence[str])
         seeds=plan.seeds,
         planned_runs=len(plan.runs),
         environment=read_environment(finished[0].config.folder / "rl") if finished else {},
-        splits=[_split(plan.folder / "evaluation", split, recipes, finished) for split in splits],
+        splits=[_split(plan, split, recipes, finished) for split in splits],
         training=training,
         ratios=budget_ratios(training, records),
         runs=[_run(record, run) for record, run in zip(records, finished, strict=True)],
     )
 
 
-def _split(folder: Path, split: str, recipes: list[str], finished: Sequence[PlannedRun]) -> SplitFigures:
-    results = [result for result in load_results(folder) if result.split == split]
-    start = load_result(folder / f"{START}-{split}.json")
-    references = [result for result in results if result.name == START or result.kind != "model"]
+def _split(plan: Plan, split: str, recipes: list[str], finished: Sequence[PlannedRun]) -> SplitFigures:
+    lists = SplitLists(plan.folder / "evaluation", split, NEW if plan.base.eval.exclude_history else "")
+    references, best = lists.references()
     names = {recipe: [run.name for run in finished if run.recipe == recipe] for recipe in recipes}
     return SplitFigures(
         split=split,
-        num_examples=start.num_examples,
-        references={result.name: _ranking(result) for result in references},
-        recipes=_scores(folder, split, names),
+        num_examples=load_result(lists.path(START)).num_examples,
+        history_left_out=bool(lists.suffix),
+        best_baseline=best,
+        references=references,
+        recipes=_scores(lists, best, names),
     )
 
 
-def _ranking(result: EvaluationResult) -> dict[str, Metric]:
-    return {name: result.metrics[name] for name in RANKING if name in result.metrics}
+@dataclass(frozen=True)
+class SplitLists:
+    """The evaluations of one split; ``suffix`` says of which lists, those without the history or all."""
+
+    folder: Path
+    split: str
+    suffix: str
+
+    def path(self, name: str) -> Path:
+        return self.folder / f"{name}{self.suffix}-{self.split}.json"
+
+    def references(self) -> tuple[dict[str, dict[str, Metric]], str | None]:
+        """The start with and without its memory, the baselines and the optimum; and the best of the baselines."""
+        found: dict[str, dict[str, Metric]] = {}
+        baselines: dict[str, float] = {}
+        for result in load_results(self.folder):
+            name = result.name.removesuffix(self.suffix)
+            named = result.name == name + self.suffix or result.kind == "optimum"
+            if result.split != self.split or not named or (result.kind == "model" and name not in (START, START_ALONE)):
+                continue
+            if not self.suffix and name.endswith(NEW):
+                continue
+            found[name] = {metric: result.metrics[metric] for metric in RANKING if metric in result.metrics}
+            if result.kind == "baseline" and "ndcg@10" in found[name]:
+                baselines[name] = found[name]["ndcg@10"].value
+        return found, max(baselines, key=lambda name: baselines[name]) if baselines else None
+
+    def per_user(self, name: str) -> dict[str, PerUser]:
+        """{} where the model was not measured in this way, or has no numbers a user (AUC)."""
+        path = self.path(name)
+        return (load_per_user(path) or {}) if path.is_file() else {}
 
 
-def _scores(folder: Path, split: str, names: dict[str, list[str]]) -> dict[str, Score]:
+def _scores(lists: SplitLists, best: str | None, names: dict[str, list[str]]) -> dict[str, Score]:
     """Means and paired differences of every recipe; none where the split has no numbers a user (AUC)."""
-    start = load_per_user(folder / f"{START}-{split}.json")
-    if start is None or not names:
+    start, baseline = lists.per_user(START), lists.per_user(best) if best is not None else {}
+    if not start or not names:
         return {}
     metrics = [name for name in RANKING if name in start]
     groups: dict[tuple[str, str, str], list[PerUser]] = {}
     for recipe, of_recipe in names.items():
-        runs = [load_per_user(folder / f"{run}-{split}.json") or {} for run in of_recipe]
+        runs, alone = ([lists.per_user(run + way) for run in of_recipe] for way in ("", ALONE))
         for metric in metrics:
             groups["mean", recipe, metric] = [run[metric] for run in runs]
-            groups["difference", recipe, metric] = [run[metric] - start[metric] for run in runs]
+            groups["start", recipe, metric] = [run[metric] - start[metric] for run in runs]
+            if metric in baseline:
+                groups["baseline", recipe, metric] = [run[metric] - baseline[metric] for run in runs]
+            if all(metric in run for run in alone):
+                groups["alone", recipe, metric] = [run[metric] for run in alone]
     found = estimates(groups)
-    scores = {}
-    for recipe, of_recipe in names.items():
-        values = {metric: _metric(found["mean", recipe, metric]) for metric in metrics}
-        against = {}
+
+    def means(kind: str, recipe: str) -> dict[str, Metric]:
+        return {metric: _metric(found[kind, recipe, metric]) for metric in metrics if (kind, recipe, metric) in found}
+
+    def against(kind: str, recipe: str) -> dict[str, Difference]:
+        differences = {}
         for metric in metrics:
-            adjusted = holm({other: found["difference", other, metric].p_value for other in names})
-            against[metric] = _difference(found["difference", recipe, metric], adjusted[recipe])
-        scores[recipe] = Score(seeds=len(of_recipe), metrics=values, against_start=against)
-    return scores
+            if (kind, recipe, metric) in found:
+                adjusted = holm({other: found[kind, other, metric].p_value for other in names})
+                differences[metric] = _difference(found[kind, recipe, metric], adjusted[recipe])
+        return differences
+
+    return {
+        recipe: Score(
+            seeds=len(of_recipe),
+            metrics=means("mean", recipe),
+            against_start=against("start", recipe),
+            against_baseline=against("baseline", recipe),
+            alone=means("alone", recipe),
+        )
+        for recipe, of_recipe in names.items()
+    }
 
 
 def _metric(found: Estimate) -> Metric:

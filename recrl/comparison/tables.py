@@ -10,7 +10,7 @@ from recrl.comparison.words import interval, p_words, ratio_words, signed
 from recrl.evaluation.results import Metric, metric_label
 from recrl.report.page import RESULT_NAMES, duration
 
-NAMES = RESULT_NAMES | {"start": "SFT start"}
+NAMES = RESULT_NAMES | {"start": "start", "start-alone": "start, without its memory"}
 
 
 @dataclass(frozen=True)
@@ -43,23 +43,34 @@ def tables(found: Comparison) -> list[Table]:
 
 def _scores(split: SplitFigures) -> Table:
     metrics = list(dict.fromkeys(name for row in split.references.values() for name in row))
+    best = split.best_baseline
+    other = [] if best is None else [f"minus {NAMES.get(best, best)}", "p (Holm)"]
     columns = ["", "runs"]
     for name in metrics:
-        columns += [metric_label(name), "minus start", "p (Holm)"]
-    rows = []
-    for reference, values in split.references.items():
-        cells = [[_score(values.get(name)), Cell(), Cell()] for name in metrics]
-        rows.append([Cell(NAMES.get(reference, reference)), Cell(), *chain.from_iterable(cells)])
+        columns += [metric_label(name), "minus start", "p (Holm)", *other]
+    nothing = [Cell() for _ in ("minus start", "p (Holm)", *other)]
+
+    def row(name: str, runs: str, values: dict[str, Metric]) -> list[Cell]:
+        return [Cell(name), Cell(runs), *chain.from_iterable([_score(values.get(of)), *nothing] for of in metrics)]
+
+    rows = [row(NAMES.get(name, name), "", values) for name, values in split.references.items()]
     for recipe, score in split.recipes.items():
-        cells = [[_score(score.metrics.get(name)), *_against(score.against_start.get(name))] for name in metrics]
-        rows.append([Cell(recipe), Cell(str(score.seeds)), *chain.from_iterable(cells)])
+        cells = []
+        for name in metrics:
+            cells += [_score(score.metrics.get(name)), *_against(score.against_start.get(name))]
+            cells += _against(score.against_baseline.get(name)) if other else []
+        rows.append([Cell(recipe), Cell(str(score.seeds)), *cells])
+        if score.alone:
+            rows.append(row(f"{recipe}, without its memory", str(score.seeds), score.alone))
+    left_out = ", items of the history left out" if split.history_left_out else ""
     return Table(
-        f"Best checkpoints, {split.split}, {split.num_examples:,} examples",
+        f"Best checkpoints, {split.split}, {split.num_examples:,} examples{left_out}",
         columns,
         rows,
-        "In small 95 % intervals: of recipes over users and seeds (both resampled), of the others over users. Minus "
-        "start: the same users under the start. p: paired bootstrap, two-sided, of no difference, adjusted by Holm for "
-        "the number of recipes. All of it is given this one start: another SFT may rank the recipes in another way.",
+        "In small 95 % intervals: of recipes over users and seeds (both resampled), of the others over users. Minus: "
+        "on the same users; the baseline is the one with the highest NDCG@10 here. p: paired bootstrap, two-sided, of "
+        "no difference, adjusted by Holm for the number of recipes. All of it is given this one start: another SFT may "
+        "rank the recipes in another way.",
     )
 
 

@@ -21,6 +21,12 @@ def verdicts(found: Comparison) -> list[str]:
                     f"{recipe}: {_verdict(difference)} on {one.split}, {metric_label(HEADLINE)} "
                     f"{signed(difference.value)} ({interval(difference)}), p (Holm) {p_words(difference.p_holm)}."
                 )
+            beside = score.against_baseline.get(HEADLINE)
+            if beside is not None:
+                lines.append(
+                    f"{recipe} minus {one.best_baseline}, the best baseline, on {one.split}: "
+                    f"{signed(beside.value)} ({interval(beside)})."
+                )
     return lines
 
 

@@ -45,8 +45,13 @@ def training(**changes: Any) -> Training:
 
 def score(value: float, p_value: float) -> Score:
     difference = Difference(value=value, low=value - 0.01, high=value + 0.01, p_value=p_value / 2, p_holm=p_value)
+    beside = Difference(value=-0.01, low=-0.02, high=0.001, p_value=0.03, p_holm=0.06)
     return Score(
-        seeds=2, metrics={"ndcg@10": Metric(value=0.2, low=0.1, high=0.3)}, against_start={"ndcg@10": difference}
+        seeds=2,
+        metrics={"ndcg@10": Metric(value=0.2, low=0.1, high=0.3)},
+        against_start={"ndcg@10": difference},
+        against_baseline={"ndcg@10": beside},
+        alone={"ndcg@10": Metric(value=0.15, low=0.14, high=0.16)} if value > 0.01 else {},
     )
 
 
@@ -61,6 +66,8 @@ def comparison(**changes: Any) -> Comparison:
     split = SplitFigures(
         split="test",
         num_examples=1652,
+        history_left_out=True,
+        best_baseline="item_knn",
         references={"start": {"ndcg@10": Metric(value=0.19, low=0.1, high=0.3)}},
         recipes={"good": score(0.02, 0.004), "bad": score(-0.03, 0.0004), "flat": score(0.005, 0.6)},
     )
@@ -86,7 +93,8 @@ def comparison(**changes: Any) -> Comparison:
 
 
 def test_the_verdict_follows_the_adjusted_p_value():
-    good, bad, flat = verdicts(comparison())
+    good, beside, bad, _, flat, _ = verdicts(comparison())
+    assert beside == "good minus item_knn, the best baseline, on test: −0.0100 (−0.0200 to +0.0010)."
     assert good == "good: above the start on test, NDCG@10 +0.0200 (+0.0100 to +0.0300), p (Holm) 0.004."
     assert bad.startswith("bad: below the start on test, NDCG@10 −0.0300")
     assert bad.endswith("p (Holm) < 0.001.")
@@ -120,8 +128,12 @@ def test_a_whole_comparison_without_trouble_needs_no_warning():
 
 def test_the_markdown_holds_the_figures():
     text = markdown(comparison())
-    assert "| SFT start |  | 0.1900 (0.1000 to 0.3000) |  |  |" in text
-    assert "| good | 2 | 0.2000 (0.1000 to 0.3000) | +0.0200 (+0.0100 to +0.0300) | 0.004 |" in text
+    assert "## Best checkpoints, test, 1,652 examples, items of the history left out" in text
+    assert "| start |  | 0.1900 (0.1000 to 0.3000) |  |  |  |  |" in text
+    row = "| good | 2 | 0.2000 (0.1000 to 0.3000) | +0.0200 (+0.0100 to +0.0300) | 0.004 |"
+    assert f"{row} −0.0100 (−0.0200 to +0.0010) | 0.060 |" in text
+    assert "| good, without its memory | 2 | 0.1500 (0.1400 to 0.1600) |  |" in text
+    assert "bad, without its memory" not in text
     assert "| good | 2 | 1,000 | 40 | 123,456 | 1 min 15 s | 0.1000 | 0.2000 | 0.1500 |" in text
     assert "| good | · | 0.25 (1 of 2 runs) | · |" in text
     assert "| good | · | not reached (1 of 2 runs) | · |" in text

@@ -15,8 +15,9 @@ from runs import command, metrics
 from recrl.commands.main import main
 from recrl.comparison.figures import Comparison
 from recrl.comparison.plan import make_plan
+from recrl.comparison.summarize import SplitLists
 from recrl.data import dataset as datasets
-from recrl.evaluation.results import load_per_user, load_result
+from recrl.evaluation.results import load_per_user, load_result, load_results, save_result
 
 RUNS = ("recast-seed0", "dr_grpo-seed0", "recast-seed1", "dr_grpo-seed1")
 
@@ -82,6 +83,28 @@ def test_scores_are_means_over_seeds_of_what_the_evaluations_hold(whole: Path):
         assert difference.p_value <= difference.p_holm
         users = {tuple(load_per_user(file)["examples"]) for file in files}
         assert users == {tuple(range(split.num_examples))}
+
+
+def test_every_recipe_stands_beside_the_best_baseline(whole: Path):
+    (split,) = results(whole).splits
+    assert not split.history_left_out
+    baselines = {name: split.references[name]["ndcg@10"].value for name in ("popularity", "item_knn", "hybrid_knn")}
+    assert split.best_baseline == max(baselines, key=lambda name: baselines[name])
+    for score in split.recipes.values():
+        expected = score.metrics["ndcg@10"].value - baselines[split.best_baseline]
+        assert score.against_baseline["ndcg@10"].value == pytest.approx(expected, abs=1e-6)
+        assert score.alone == {}
+
+
+def test_where_the_history_is_left_out_those_lists_are_compared(whole: Path, tmp_path: Path):
+    """The same lists under the names of those without the history give the same references; none is named twice."""
+    for result in load_results(whole / "evaluation"):
+        save_result(result, tmp_path)
+        if result.kind != "optimum":
+            save_result(result.model_copy(update={"name": result.name + "-new"}), tmp_path)
+    all_items = SplitLists(whole / "evaluation", "test", "").references()
+    assert SplitLists(tmp_path, "test", "-new").references() == all_items
+    assert SplitLists(tmp_path, "test", "").references() == all_items
 
 
 def test_called_again_it_changes_nothing_but_may_add_runs(whole: Path, config: Path):
