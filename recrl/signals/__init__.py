@@ -9,5 +9,6 @@ SIGNALS = {
     "decoupled": "recrl.signals.decoupled:DECOUPLED",
     "recast": "recrl.signals.recast:RECAST",
     "repair_only": "recrl.signals.repair_only:REPAIR_ONLY",
+    "listwise": "recrl.signals.listwise:LISTWISE",
     "sign": "recrl.signals.sign:SIGN",
 }
