@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 OLDER_MEGATRON := $(VENV)/megatron-core-0.12.1
 
-.PHONY: demo test test-distributed lint aot bench example-toys example-market clean
+.PHONY: demo test test-distributed lint aot bench example-toys example-beauty example-market clean
 
 demo: $(READY)
 	$(BIN)/recrl demo
@@ -38,7 +38,10 @@ aot: $(READY)
 	cd tests && ../$(BIN)/python -m recrl.kernels.aot --check
 
 example-toys: $(READY)
-	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/toys/run.sh
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/toys/run.sh toys
+
+example-beauty: $(READY)
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/toys/run.sh beauty
 
 example-market: $(READY)
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/market/run.sh

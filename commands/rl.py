@@ -9,6 +9,8 @@ import click
 from recrl import config as configs
 from recrl.commands.options import echo_json, step_progress, train_options
 
+DEFAULT_RECIPE = "recrl"
+
 
 @click.command()
 @train_options
@@ -21,8 +23,11 @@ def rl(
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    """Train the policy that CONFIG (a TOML file) describes by reinforcement learning, from its SFT on."""
-    run = configs.load(Path(config), overrides, recipe=recipe)
+    """Train the policy that CONFIG (a TOML file) describes by reinforcement learning, from its SFT on.
+
+    A CONFIG that names no recipe, rollout, rewards, signal or objective is trained with the recipe recrl.
+    """
+    run = configs.load(Path(config), overrides, recipe=recipe, otherwise=DEFAULT_RECIPE)
     if dry_run:
         click.echo(run.to_toml())
         return

@@ -264,13 +264,20 @@ class RunConfig(Section):
         return tomli_w.dumps(_without_none(json.loads(self.model_dump_json())))
 
 
-def load(path: Path, overrides: tuple[str, ...] = (), *, recipe: str | None = None) -> RunConfig:
+METHOD_PARTS = ("rollout", "rewards", "signal", "objective")
+"""Keys of ``[rl]`` that are a method's parts."""
+
+
+def load(
+    path: Path, overrides: tuple[str, ...] = (), *, recipe: str | None = None, otherwise: str | None = None
+) -> RunConfig:
     """Read, layer and check a config.
 
     Args:
         path: the TOML file.
         overrides: ``section.key=value`` each; the value is TOML, or a bare word.
         recipe: a recipe's name or path; wins over the file's ``rl.recipe``.
+        otherwise: a recipe for a config that names neither a recipe nor a part of a method.
 
     Raises:
         ConfigError: names file, key, value, reason and fix.
@@ -281,6 +288,8 @@ def load(path: Path, overrides: tuple[str, ...] = (), *, recipe: str | None = No
     rl = user.setdefault("rl", {})
     if recipe is not None and isinstance(rl, dict):
         rl["recipe"] = recipe
+    if otherwise is not None and isinstance(rl, dict) and not any(key in rl for key in ("recipe", *METHOD_PARTS)):
+        rl["recipe"] = otherwise
     chosen = rl.get("recipe") if isinstance(rl, dict) else None
     layered = merge(read_recipe(chosen), user) if isinstance(chosen, str) else user
     return check(layered, str(path))

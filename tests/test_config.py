@@ -113,6 +113,24 @@ def test_a_config_does_not_change():
         RunConfig().sft.lr = 1.0
 
 
+@pytest.mark.parametrize(
+    ("text", "recipe"),
+    [
+        ("", "recrl"),
+        ("[rl]\nsteps = 7\n", "recrl"),
+        ('[rl]\nrecipe = "recast"\n', "recast"),
+        ('[[rl.rewards]]\nkind = "hit"\n', None),
+        ('[rl.objective]\nkind = "gspo"\n', None),
+    ],
+)
+def test_the_default_recipe_is_for_configs_that_name_no_method(tmp_path: Path, text: str, recipe: str | None):
+    config = load(written(tmp_path, text), otherwise="recrl")
+    assert config.rl.recipe == recipe
+    assert (config.rl.signal.kind == "listwise") == (recipe == "recrl")
+    again = load(written(tmp_path, config.to_toml(), "again.toml"), otherwise="recrl")
+    assert again == config
+
+
 @pytest.mark.parametrize("name", recipes.names())
 def test_every_recipe_is_a_method(name: str, tmp_path: Path):
     config = load(written(tmp_path, ""), recipe=name)

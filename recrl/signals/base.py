@@ -22,6 +22,7 @@ class SignalContext:
         trie: the legal responses, to build one from an item.
         seed: of this step's random numbers.
         state: what the signal returned at the step before; empty at the first.
+        memory_weight: exponent of the policy's memory, 0 without one.
         vectors: gives [items, D] float32 unit vectors of the items' text, made at the first call.
     """
 
@@ -30,6 +31,7 @@ class SignalContext:
     seed: int = 0
     state: Mapping[str, float] = field(default_factory=dict)
     vectors: Callable[[], Tensor] | None = None
+    memory_weight: float = 0.0
 
 
 def weighted_total(groups: RolloutGroups, rewards: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,8 @@ it is right, as one with a strong memory: its order is kept, and what it is taug
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -20,10 +22,13 @@ from recrl.components import Options, Part
 from recrl.groups import RolloutGroups, Signal
 from recrl.signals.base import SignalContext, weighted_total
 
+Temperature = Annotated[float, Field(gt=0)]
+
 
 class ListwiseOptions(Options):
-    temperature: float = Field(1.0, gt=0)
-    """What the log-probabilities of the rollout are divided by before they are made weights."""
+    temperature: Temperature | Literal["memory"] = "memory"
+    """What the log-probabilities of the rollout are divided by before they are made weights; ``memory`` is
+    ``memory.weight``, and 1 where that is less."""
 
 
 def listwise(
@@ -32,7 +37,8 @@ def listwise(
     """The weighted sum of the rewards, those below 0 as 0; a group whose rewards are all equal says nothing."""
     total, scored = weighted_total(groups, rewards, weights)
     earned = torch.where(scored, total.clamp(min=0), 0.0)
-    logits = (groups.logp * groups.mask).sum(-1) / options.temperature
+    temperature = max(context.memory_weight, 1.0) if options.temperature == "memory" else options.temperature
+    logits = (groups.logp * groups.mask).sum(-1) / temperature
     share = logits.masked_fill(~scored, float("-inf")).softmax(-1).masked_fill(~scored, 0.0)
     mean = (share * earned).sum(1, keepdim=True)
     advantage = torch.where(mean > 0, share * (earned / mean.clamp(min=1e-30) - 1), 0.0)

@@ -164,7 +164,12 @@ class Rl:
             with meter.time("reward"):
                 weights = torch.tensor(self.method.weights, device=rewards.device)
                 context = SignalContext(
-                    self.policy.ops, self.world.trie, seed_of(seed, "signal"), self.signal_state, self.text_vectors
+                    self.policy.ops,
+                    self.world.trie,
+                    seed_of(seed, "signal"),
+                    self.signal_state,
+                    self.text_vectors,
+                    self.config.memory.weight,
                 )
                 going_on = (groups, rewards) if kept is None else (groups.select(kept), rewards[kept])
                 signal: Signal = self.method.signal.run(*going_on, weights, self.method.signal_options, context)

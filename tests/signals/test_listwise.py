@@ -36,6 +36,19 @@ def test_advantages_are_the_gradient_of_the_logarithm_of_the_lists_expected_rewa
     assert made.state == {"seen": 1}
 
 
+@pytest.mark.parametrize(("weight", "temperature"), [(0.0, 1.0), (0.5, 1.0), (8.0, 8.0)])
+def test_the_temperature_is_the_memorys_weight_unless_another_is_given(weight: float, temperature: float) -> None:
+    groups = groups_of([[0, 1, 2]])
+    groups = replace(groups, logp=torch.randn(groups.logp.shape, generator=torch.Generator().manual_seed(1)))
+    rewards = torch.tensor([[[1.0], [0.0], [0.0]]])
+    surroundings = replace(context(), memory_weight=weight)
+    made, given = (
+        listwise(groups, rewards, torch.ones(1), options, surroundings).advantage
+        for options in (ListwiseOptions(), ListwiseOptions(temperature=temperature))
+    )
+    assert torch.equal(made, given)
+
+
 def test_a_response_is_pushed_down_by_what_the_policy_gives_it() -> None:
     advantage = signal([[1.0, 0.0, 0.0]], [[-2.0, -1.0, -14.0]]).advantage[0]
     assert advantage[1] < -0.5
