@@ -50,7 +50,7 @@ class MemoryHead(nn.Module):
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
             self.learned = nn.Sequential(first, nn.SiLU(), last)
-            self.log_trust = nn.Parameter(torch.zeros(()))
+            self.log_trust = nn.Parameter(torch.zeros(1))
 
     @property
     def trust(self) -> Tensor | float:

@@ -191,7 +191,7 @@ def test_the_gradient_reaches_model_and_memory_and_is_that_of_differences() -> N
         return totals(policy, prompts).flatten()[rows].sum()
 
     value().backward()
-    of_memory = ((memory.learned[0].weight, (1, 2)), (memory.learned[2].bias, (0,)), (memory.log_trust, ()))
+    of_memory = ((memory.learned[0].weight, (1, 2)), (memory.learned[2].bias, (0,)), (memory.log_trust, (0,)))
     for weight, place in (*of_memory, (policy.head, (9, 4))):
         slope = float(weight.grad[place])
         with torch.no_grad():

@@ -10,8 +10,7 @@ start=$(python -c "from pathlib import Path; from recrl.training.checkpoint impo
 rl() {
   local name=$1
   shift
-  [ -f "runs/signals-$name/rl/status.json" ] && grep -q '"finished"' "runs/signals-$name/rl/status.json" ||
-    recrl rl "$config" --set "run.name=signals-$name" --set "rl.init=$start" --set rl.max_ndcg_drop=1 "$@" --resume
+  recrl rl "$config" --set "run.name=signals-$name" --set "rl.init=$start" --set rl.max_ndcg_drop=1 "$@" --resume
 }
 for seed in 0 1 2; do
   for signal in zscore likelihood recrl; do
