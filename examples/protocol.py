@@ -67,6 +67,8 @@ def without(items: NDArray[np.int32], history: NDArray[np.int64]) -> NDArray[np.
 def main() -> None:
     for folder in map(Path, sys.argv[1:]):
         dataset = datasets.load(folder)
+        if not len(dataset.train):
+            sys.exit(f"{folder} has no training rows to count")
         print(f"## {folder.name}: {dataset.meta['format']}, {dataset.meta['split']}\n")
         print("\n".join([*by_count(dataset), "", *ranked(dataset), ""]))
 
