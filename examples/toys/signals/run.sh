@@ -10,21 +10,19 @@ start=$(python -c "from pathlib import Path; from recrl.training.checkpoint impo
 rl() {
   local name=$1
   shift
-  recrl rl "$config" --set "run.name=signals-$name" --set "rl.init=$start" --set rl.max_ndcg_drop=1 "$@" --resume
+  recrl rl "$config" --recipe recrl --set "run.name=signals-$name" --set "rl.init=$start" --set rl.max_ndcg_drop=1 "$@" --resume
 }
 for seed in 0 1 2; do
-  for signal in zscore likelihood recrl; do
-    recipe=examples/toys/signals/$signal.toml
-    [ "$signal" = recrl ] && recipe=recrl
-    rl "$signal-$seed" --recipe "$recipe" --set "rl.seed=$seed" --set rl.steps=40 --set rl.eval_every=20
-  done
-done
-for seed in 0 1 2; do
-  rl "alone-$seed" --recipe recrl --set memory.weight=0 --set "rl.seed=$seed" --set rl.steps=40 --set rl.eval_every=20
+  short=(--set "rl.seed=$seed" --set rl.steps=40 --set rl.eval_every=20)
+  rl "zscore-$seed" "${short[@]}" --set rl.signal.kind=group_zscore
+  rl "likelihood-$seed" "${short[@]}" --set rl.signal.kind=sign --set rl.signal.negative_weight=0 \
+    --set rl.signal.drop_one_sided=false
+  rl "recrl-$seed" "${short[@]}"
+  rl "alone-$seed" "${short[@]}" --set memory.weight=0
 done
 # At a rate of nothing: what the SFT's beams hold.
 for targets in last held_out; do
-  rl "$targets" --recipe recrl --set memory.weight=0 --set rl.lr=1e-12 --set rl.epochs=1 --set rl.steps=20 \
+  rl "$targets" --set memory.weight=0 --set rl.lr=1e-12 --set rl.epochs=1 --set rl.steps=20 \
     --set "rl.targets=$targets"
 done
 python examples/toys/signals/results.py > examples/toys/signals/SIGNALS.md
