@@ -122,7 +122,7 @@ class MemorySection(Section):
     """Width of a small network on what is known of a recalled item (its scores, its count, how near its text is to
     the last items), which RL trains along with the model; 0 leaves the memory as it is. Counts with ``weight`` above 0
     alone."""
-    lr: float = Field(0.03, gt=0)
+    lr: float = Field(0.01, gt=0)
     """Highest learning rate of that network; its schedule is RL's."""
 
 

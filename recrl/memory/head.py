@@ -1,11 +1,12 @@
 """From what a memory recalled to log-weights of items, and how far the model is believed beside them.
 
-    log w = weight * log(share + floor) + learned(features)        recalled items
+    log w = weight * (log(share + floor) + learned(features))      recalled items
     log w = weight * log(floor)                                    all others
 
 ``learned`` is a small network whose last layer starts at 0: at first the memory alone speaks, and RL trains what it
-does not know, such as when the text is to be believed more than the counts. The model's logits count ``trust`` times,
-which is trained along and starts at 1.
+does not know, such as when the text is to be believed more than the counts. It stands beside the logarithm of the
+share, so that it is as quick to learn whatever the weight. The model's logits count ``trust`` times, which is trained
+along and starts at 1.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class MemoryHead(nn.Module):
     def forward(self, recalled: Recalled) -> Tensor:
         """[B, M] float32: log-weights above those of items that are not recalled; 0 behind the last item."""
         shape = self.shape
-        above = shape.weight * (torch.log(recalled.share + shape.floor) - math.log(shape.floor))
+        above = torch.log(recalled.share + shape.floor) - math.log(shape.floor)
         if self.learned is not None:
             above = above + self.learned(recalled.features).squeeze(-1).float()
-        return torch.where(recalled.items >= 0, above, 0.0)
+        return torch.where(recalled.items >= 0, shape.weight * above, 0.0)

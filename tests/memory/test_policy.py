@@ -216,3 +216,12 @@ def test_only_a_memory_that_trains_is_among_the_parameters_and_its_twin_does_not
     with torch.no_grad():
         policy.memory.learned[2].bias += 1
     assert float(twin.memory.learned[2].bias) == 0
+
+
+def test_what_is_learned_counts_the_weight_times_as_the_share_does() -> None:
+    recalled = prompts_of(remembering(None)).recalled
+    once, thrice = head(weight=1.0, hidden_size=3), head(weight=3.0, hidden_size=3)
+    for memory in (once, thrice):
+        torch.nn.init.constant_(memory.learned[2].weight, 0.5)
+    torch.testing.assert_close(thrice(recalled), 3 * once(recalled))
+    assert not torch.allclose(once(recalled), head(weight=1.0)(recalled))
