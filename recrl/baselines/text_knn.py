@@ -9,6 +9,7 @@ Letters: U users, N items.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import faiss
 import numpy as np
@@ -27,6 +28,9 @@ EXACT_ITEMS = 50_000
 """Up to so many items every pair is compared; above, an item's neighbours are sought in the nearest cells alone."""
 ITEMS_A_CELL = 250
 CELLS_VISITED = 32
+VECTORS_A_CELL = 64
+"""That the cells' centres are sought from."""
+ITEMS_AT_ONCE = 16_384
 CLOSE_TO = 3
 """Last items of a history that ``closeness`` compares with one by one."""
 
@@ -86,29 +90,50 @@ def fit(train: Sequences, catalog: Catalog, options: TextKnnOptions) -> TextKnn:
     Raises:
         DataError: no item has text.
     """
-    vectors = np.ascontiguousarray(unit_rows(text_embedding(catalog, train, options.seed)), np.float32)
-    count = len(vectors)
+    vectors = text_embedding(catalog, train, options.seed)
+    for rows in _blocks(len(vectors)):
+        vectors[rows] = unit_rows(vectors[rows])
     index = _index(vectors, options.seed)
-    cosine, found = index.search(vectors, min(options.neighbours + 1, count))
-    row = np.repeat(np.arange(count), found.shape[1])
+    half = vectors.astype(np.float16)
+    asked: NDArray[np.floating[Any]] = vectors
+    if len(vectors) > EXACT_ITEMS:  # no room for both beside the index, which is not exact either
+        asked = half
+    del vectors
+    parts = [_nearest(index, asked, rows, options) for rows in _blocks(len(half))]
+    return TextKnn(sparse.vstack(parts, format="csr"), half, options)
+
+
+def _blocks(count: int) -> list[slice]:
+    return [slice(start, min(start + ITEMS_AT_ONCE, count)) for start in range(0, count, ITEMS_AT_ONCE)]
+
+
+def _nearest(
+    index: faiss.Index, vectors: NDArray[np.floating[Any]], rows: slice, options: TextKnnOptions
+) -> sparse.csr_matrix:
+    """[rows, N] sparse float32: similarities of some items to their neighbours."""
+    count = len(vectors)
+    cosine, found = index.search(vectors[rows].astype(np.float32), min(options.neighbours + 1, count))
+    place = np.repeat(np.arange(len(found)), found.shape[1])
     similar, other = np.maximum(cosine.ravel(), 0) ** options.power, found.ravel()
-    kept = (other >= 0) & (other != row) & (similar > 0)
-    similarity = sparse.csr_matrix((similar[kept], (row[kept], other[kept])), shape=(count, count))
-    return TextKnn(similarity.astype(np.float32), vectors.astype(np.float16), options)
+    kept = (other >= 0) & (other != place + rows.start) & (similar > 0)
+    shape = (len(found), count)
+    return sparse.csr_matrix((similar[kept], (place[kept], other[kept])), shape=shape).astype(np.float32)
 
 
 def _index(vectors: NDArray[np.float32], seed: int) -> faiss.Index:
-    """Searches by inner product."""
+    """Searches by inner product; of many items it keeps half precision."""
     count, width = vectors.shape
     flat = faiss.IndexFlatIP(width)
     if count <= EXACT_ITEMS:
         flat.add(vectors)
         return flat
-    index = faiss.IndexIVFFlat(flat, width, count // ITEMS_A_CELL, faiss.METRIC_INNER_PRODUCT)
+    half = faiss.ScalarQuantizer.QT_fp16
+    index = faiss.IndexIVFScalarQuantizer(flat, width, count // ITEMS_A_CELL, half, faiss.METRIC_INNER_PRODUCT)
     index.cp.seed = seed + 1
     index.nprobe = CELLS_VISITED
-    index.train(vectors)
-    index.add(vectors)
+    index.train(vectors[np.linspace(0, count - 1, count // ITEMS_A_CELL * VECTORS_A_CELL).astype(np.int64)])
+    for rows in _blocks(count):
+        index.add(vectors[rows])
     return index
 
 

@@ -24,6 +24,9 @@ from recrl.sids.threads import one_thread
 # A category is one term, spaces and all; a path of categories ("Toys|Dolls", "Toys > Dolls") is several.
 CATEGORY_TERM = r"[^\s|>](?:[^|>\n]*[^\s|>])?"
 WORD = r"(?u)\b\w\w+\b"
+SVD_ITEMS = 100_000
+"""Of a larger catalogue so many items, at even distances, have to do for the SVD: its work space is dense."""
+ROWS_AT_ONCE = 16_384
 
 
 class TfidfSvdOptions(Options):
@@ -56,13 +59,21 @@ class Block(NamedTuple):
     words: bool
 
 
+class Projected(NamedTuple):
+    """One field read: [items, terms] weights of its terms, their [terms, d] projection, and the length of its rows."""
+
+    counts: sparse.csr_matrix
+    projection: NDArray[np.floating[Any]]
+    weight: float
+
+
 def fit(catalog: Catalog, _train: Sequences, options: TfidfSvdOptions, seed: int) -> Encoded:
     """Blocks of unit rows, times their weights, side by side.
 
     Raises:
         DataError: no item has any text.
     """
-    parts: list[Matrix] = []
+    parts: list[Projected] = []
     arrays: Arrays = {}
     notes: dict[str, Any] = {"dims": {}, "left_out": {}, "shrunk": {}}
     for block in _blocks(catalog, options):
@@ -79,14 +90,14 @@ def fit(catalog: Catalog, _train: Sequences, options: TfidfSvdOptions, seed: int
         if dim < block.dim:
             notes["shrunk"][block.name] = f"{block.dim} -> {dim}: {counts.shape[0]} items, {counts.shape[1]} terms"
         arrays |= prefixed(block.name, learned)
-        parts.append(block.weight * unit_rows(counts @ learned["projection"]))
+        parts.append(Projected(counts, learned["projection"], block.weight))
     if not parts:
         raise DataError(
             "no item of the catalogue has text",
             why="encoder tfidf-svd has nothing to read",
             fix="prepare the data with titles, or set sid.encoder.kind to 'cooccurrence'",
         )
-    embedding = np.hstack(parts).astype(np.float32)
+    embedding = _side_by_side(parts)
     notes["items_without_text"] = int((~embedding.any(axis=1)).sum())
     return Encoded(embedding, arrays, notes)
 
@@ -100,8 +111,20 @@ def apply(catalog: Catalog, arrays: Arrays, options: TfidfSvdOptions) -> Matrix:
             terms = learned["terms"].tobytes().decode().split("\n")
             vectorizer = _vectorizer(block, options, vocabulary=terms)
             vectorizer.idf_ = learned["idf"].astype(np.float64)
-            parts.append(block.weight * unit_rows(vectorizer.transform(block.texts) @ learned["projection"]))
-    return np.hstack(parts).astype(np.float32)
+            parts.append(Projected(vectorizer.transform(block.texts), learned["projection"], block.weight))
+    return _side_by_side(parts)
+
+
+def _side_by_side(parts: list[Projected]) -> Matrix:
+    """[items, d] float32; some rows at once, since a whole block beside it would double what it takes."""
+    ends = np.cumsum([part.projection.shape[1] for part in parts])
+    embedding = np.empty((parts[0].counts.shape[0], ends[-1]), np.float32)
+    for part, end in zip(parts, ends, strict=True):
+        columns = slice(end - part.projection.shape[1], end)
+        for start in range(0, len(embedding), ROWS_AT_ONCE):
+            rows = slice(start, start + ROWS_AT_ONCE)
+            embedding[rows, columns] = part.weight * unit_rows(part.counts[rows] @ part.projection)
+    return embedding
 
 
 def _blocks(catalog: Catalog, options: TfidfSvdOptions) -> list[Block]:
@@ -145,6 +168,8 @@ def _fit_terms(block: Block, options: TfidfSvdOptions) -> tuple[TfidfVectorizer 
 
 def _fit_svd(counts: sparse.csr_matrix, dim: int, power: float, seed: int) -> Arrays:
     """``projection`` [terms, d]: ``counts @ projection`` = U S^power."""
+    if counts.shape[0] > SVD_ITEMS:
+        counts = counts[np.linspace(0, counts.shape[0] - 1, SVD_ITEMS).astype(np.int64)]
     largest: int = min(counts.shape)
     dim = min(dim, largest)
     _, singular, components = randomized_svd(counts, dim, n_iter=6, random_state=seed)
