@@ -229,7 +229,7 @@ class DecoderPolicy(ABC):
         if self.memory is None or prompts.recalled is None:
             return None
         root = self.trie.root[prompts.start]
-        return node_prior(self.trie, root, prompts.recalled, self.memory(prompts.recalled), self.memory.trust)
+        return node_prior(self.trie, root, prompts.recalled, self.memory(prompts.recalled))
 
     def response_logp(
         self,
@@ -251,8 +251,7 @@ class DecoderPolicy(ABC):
         with autocast(self.device, self.dtype):
             if self.space == "raw" and prior is None:
                 return self.output.logp(hidden, token, source)
-            states = hidden.index_select(0, source)
-            return self._legal_logp(states if prior is None else prior.states(states), token, node, among, prior)
+            return self._legal_logp(hidden.index_select(0, source), token, node, among, prior)
 
     def _legal_logp(
         self,

@@ -1,12 +1,11 @@
-"""From what a memory recalled to log-weights of items, and how far the model is believed beside them.
+"""From what a memory recalled to log-weights of items.
 
     log w = weight * (log(share + floor) + learned(features))      recalled items
     log w = weight * log(floor)                                    all others
 
 ``learned`` is a small network whose last layer starts at 0: at first the memory alone speaks, and RL trains what it
 does not know, such as when the text is to be believed more than the counts. It stands beside the logarithm of the
-share, so that it is as quick to learn whatever the weight. The model's logits count ``trust`` times, which is trained
-along and starts at 1.
+share, so that it is as quick to learn whatever the weight.
 """
 
 from __future__ import annotations
@@ -51,12 +50,6 @@ class MemoryHead(nn.Module):
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
             self.learned = nn.Sequential(first, nn.SiLU(), last)
-            self.log_trust = nn.Parameter(torch.zeros(1))
-
-    @property
-    def trust(self) -> Tensor | float:
-        """What the model's logits are multiplied by."""
-        return 1.0 if self.learned is None else self.log_trust.exp()
 
     def forward(self, recalled: Recalled) -> Tensor:
         """[B, M] float32: log-weights above those of items that are not recalled; 0 behind the last item."""

@@ -2,10 +2,10 @@
 
 With the mean weight A(n) of the items below node n, a step to child c is offered with
 
-    trust * log p(c | n) + log A(c) - log A(n)
+    log p(c | n) + log A(c) - log A(n)
 
 before the children are normalised. Along a path the added terms telescope to the item's own log-weight, less that of
-the root: a response's score is the model's log-probability, times ``trust``, plus the memory's log-weight. Where all
+the root: a response's score is the model's log-probability plus the memory's log-weight. Where all
 weights are equal nothing is added. The sums are exact at every node: recalled items add what they have above the others
 along their own paths, and the number of leaves does for the rest.
 """
@@ -28,20 +28,14 @@ class NodePrior:
     Attributes:
         table: [B, nodes] float32: log A of every node, 0 where no recalled item lies below it.
         prompt: [D] whose weights are asked for, row by row.
-        trust: what the model's logits are multiplied by.
     """
 
     table: Tensor
     prompt: Tensor
-    trust: Tensor | float = 1.0
 
     def of(self, prompt: Tensor) -> NodePrior:
         """For rows of other prompts: [D] of those that this one's rows belong to."""
         return replace(self, prompt=self.prompt[prompt])
-
-    def states(self, hidden: Tensor) -> Tensor:
-        """States whose logits are the model's times ``trust``: an output matrix has no bias."""
-        return hidden if isinstance(self.trust, float) and self.trust == 1 else hidden * self.trust
 
     def steps(self, node: Tensor, child: Tensor) -> Tensor:
         """[D, ...] nodes and [D, ..., C] nodes below them -> [D, ..., C]: what the memory adds to each step."""
@@ -52,12 +46,12 @@ class NodePrior:
         return flat[row.unsqueeze(-1) + child] - here.unsqueeze(-1)
 
 
-def node_prior(trie: Trie, root: Tensor, recalled: Recalled, above: Tensor, trust: Tensor | float = 1.0) -> NodePrior:
+def node_prior(trie: Trie, root: Tensor, recalled: Recalled, above: Tensor) -> NodePrior:
     """Sum the weights along the trie.
 
     Args:
         root: [B] the root that each prompt's responses begin at.
-        above: [B, M] log-weights of the recalled items above those of the others; may carry a gradient, as ``trust``.
+        above: [B, M] log-weights of the recalled items above those of the others; may carry a gradient.
     """
     exists = recalled.items >= 0
     node = torch.where(exists, trie.leaf[root.unsqueeze(1), recalled.items.clamp(min=0)], root.unsqueeze(1))
@@ -73,4 +67,4 @@ def node_prior(trie: Trie, root: Tensor, recalled: Recalled, above: Tensor, trus
     mean = sums / trie.leaves + base
     # Weights below the others' may cancel them by rounding; no step is ever impossible.
     table = torch.where(sums != 0, mean.clamp(min=torch.finfo(mean.dtype).tiny).log() + peak, 0.0)
-    return NodePrior(table, torch.arange(len(table), device=table.device), trust)
+    return NodePrior(table, torch.arange(len(table), device=table.device))

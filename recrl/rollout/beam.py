@@ -86,7 +86,6 @@ def _advance(
     open_score = torch.where(unfinished, beams.score, float("-inf")).gather(1, opened)
     edge, exists = trie.edges(node, fanout, among)  # [B, U, C]
     bias = None if prior is None else prior.steps(node, trie.child(edge))
-    hidden = hidden if prior is None else prior.states(hidden)
     logp = policy.candidate_logp(hidden, trie.tokens(edge), exists, bias)
     finished = torch.where(unfinished, float("-inf"), beams.score)  # candidates that stay as they are
     total = torch.cat([(open_score.unsqueeze(-1) + logp).flatten(1), finished], 1)

@@ -44,8 +44,7 @@ def sample(
     for step in range(trie.depth * slate_size):
         edge, exists = trie.edges(walk.node, trie.widest(step, slate_size), among)
         bias = None if prior is None else prior.steps(walk.node, trie.child(edge))
-        believed = hidden if prior is None else prior.states(hidden)
-        logp = policy.candidate_logp(believed, trie.tokens(edge), exists, bias)
+        logp = policy.candidate_logp(hidden, trie.tokens(edge), exists, bias)
         if step == 0:  # one hidden state a prompt serves all of its samples
             edge, logp = (states.expand(-1, width, *states.shape[2:]) for states in (edge, logp))
             walk = walk.gather(parent)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -29,11 +28,10 @@ def head(weight: float = 2.0, *, hidden_size: int = 0, floor: float = 1e-3) -> M
     return MemoryHead(HeadShape(weight, floor, FEATURES, hidden_size), seed=0)
 
 
-def believing(trust: float) -> MemoryHead:
-    """A head that has learned how far the model is believed, and nothing else."""
+def taught() -> MemoryHead:
+    """A head whose learned part says something."""
     memory = head(hidden_size=3)
-    with torch.no_grad():
-        memory.log_trust.fill_(math.log(trust))
+    torch.nn.init.normal_(memory.learned[2].weight, generator=torch.Generator().manual_seed(5))
     return memory
 
 
@@ -97,7 +95,7 @@ def by_hand(policy: TransformersPolicy, prompts: PromptBatch, memory: MemoryHead
             for node in path:
                 through.setdefault(node, []).append(item)
             for place, child in enumerate(path[1:]):
-                log_step[child] = float(memory.trust) * float(logp[row, place])
+                log_step[child] = float(logp[row, place])
         for node, items in through.items():
             mean[node] = weight[items].mean().log()
         for item in range(ITEMS):
@@ -113,10 +111,9 @@ def by_hand(policy: TransformersPolicy, prompts: PromptBatch, memory: MemoryHead
 
 
 @pytest.mark.parametrize("space", ["raw", "legal"])
-@pytest.mark.parametrize("trust", [1.0, 0.4])
+@pytest.mark.parametrize("memory", [head(), taught()], ids=["shares", "taught"])
 @torch.no_grad()
-def test_log_probabilities_are_the_definitions_and_sum_to_one(space: str, trust: float) -> None:
-    memory = believing(trust)
+def test_log_probabilities_are_the_definitions_and_sum_to_one(space: str, memory: MemoryHead) -> None:
     policy = remembering(memory, space=space)
     prompts = prompts_of(policy)
     found = totals(policy, prompts)
@@ -150,8 +147,7 @@ def rollouts(policy: TransformersPolicy, prompts: PromptBatch) -> Iterator[Respo
 @pytest.mark.parametrize("space", ["raw", "legal"])
 @torch.no_grad()
 def test_what_rollouts_say_is_what_the_actor_computes(space: str) -> None:
-    policy = remembering(believing(0.7), space=space)
-    torch.nn.init.normal_(policy.memory.learned[2].weight)
+    policy = remembering(taught(), space=space)
     prompts = prompts_of(policy)
     expected = totals(policy, prompts)
     for responses in rollouts(policy, prompts):
@@ -191,7 +187,7 @@ def test_the_gradient_reaches_model_and_memory_and_is_that_of_differences() -> N
         return totals(policy, prompts).flatten()[rows].sum()
 
     value().backward()
-    of_memory = ((memory.learned[0].weight, (1, 2)), (memory.learned[2].bias, (0,)), (memory.log_trust, (0,)))
+    of_memory = ((memory.learned[0].weight, (1, 2)), (memory.learned[2].bias, (0,)))
     for weight, place in (*of_memory, (policy.head, (9, 4))):
         slope = float(weight.grad[place])
         with torch.no_grad():
@@ -209,8 +205,7 @@ def test_only_a_memory_that_trains_is_among_the_parameters_and_its_twin_does_not
     assert not any(name.startswith("memory.") for name in names)
     policy.train_memory()
     more = {name for name, _ in policy.named_parameters()} - names
-    learned = {f"memory.learned.{layer}.{kind}" for layer in (0, 2) for kind in ("weight", "bias")}
-    assert more == {*learned, "memory.log_trust"}
+    assert more == {f"memory.learned.{layer}.{kind}" for layer in (0, 2) for kind in ("weight", "bias")}
     twin = policy.frozen_copy()
     assert {name for name, _ in twin.named_parameters()} == names
     with torch.no_grad():

@@ -41,14 +41,14 @@ def hits(targets: str) -> float:
 INTRODUCTION = """# Three signals on the same rollouts
 
 Written by `run.sh`. Amazon Toys, the SFT of `../toys.toml` with a memory of weight 8, 50 beams a prompt, reward 1 for
-the target, the last items of training sequences as targets, 3 passes over a rollout. 2,000 validation users; three seeds in every cell,
-which draw prompts and their order.
+the target, the last items of training sequences as targets, 3 passes over a rollout. 2,000 validation users; three
+seeds in every cell, which draw prompts and their order.
 """
 
 if __name__ == "__main__":
     print(INTRODUCTION)
     print("\n".join(table()))
     print(
-        f"\nOf an SFT with `sft.held_out = 0.3`, without the memory, 50 beams hold {hits('last'):.1%} of the last targets "
-        f"of training sequences, of which it has seen seven in ten, and {hits('held_out'):.1%} of those that it has not."
+        f"\nOf an SFT with `sft.held_out = 0.3`, without the memory, 50 beams hold {hits('last'):.1%} of the last "
+        f"targets of training sequences, of which it has seen seven in ten, and {hits('held_out'):.1%} of the others."
     )
