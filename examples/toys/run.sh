@@ -18,7 +18,7 @@ for name in "$@"; do
   [ -d "sids/$name" ] || recrl sid build "$config"
   recrl sft "$config" --set memory.weight=0 --resume
   [ -f "runs/$name/memory_tuning.json" ] || recrl tune "$config" --weights 0,2,4,8,16
-  recrl bench methods "$config" --recipes recrl --seeds 3 --responses 432000 --validations 3 \
+  recrl bench methods "$config" --recipes recrl --seeds 3 --responses 576000 --validations 3 \
     --split test --out "runs/$name-compare"
   cp "runs/$name-compare/RESULTS.md" "examples/$name/RESULTS.md"
   cat "examples/$name/RESULTS.md"
