@@ -21,6 +21,7 @@ from recrl.baselines.item_knn import recency_weights
 from recrl.components import Options, Part
 from recrl.data.dataset import Catalog, Sequences
 from recrl.data.ragged import Ragged
+from recrl.data.rows import chunks, evenly
 from recrl.sids.encoders import unit_rows
 from recrl.sids.encoders.tfidf_svd import text_embedding
 
@@ -90,21 +91,15 @@ def fit(train: Sequences, catalog: Catalog, options: TextKnnOptions) -> TextKnn:
     Raises:
         DataError: no item has text.
     """
-    vectors = text_embedding(catalog, train, options.seed)
-    for rows in _blocks(len(vectors)):
+    vectors: NDArray[np.floating[Any]] = text_embedding(catalog, train, options.seed)
+    for rows in chunks(len(vectors), ITEMS_AT_ONCE):
         vectors[rows] = unit_rows(vectors[rows])
     index = _index(vectors, options.seed)
     half = vectors.astype(np.float16)
-    asked: NDArray[np.floating[Any]] = vectors
     if len(vectors) > EXACT_ITEMS:  # no room for both beside the index, which is not exact either
-        asked = half
-    del vectors
-    parts = [_nearest(index, asked, rows, options) for rows in _blocks(len(half))]
+        vectors = half
+    parts = [_nearest(index, vectors, rows, options) for rows in chunks(len(vectors), ITEMS_AT_ONCE)]
     return TextKnn(sparse.vstack(parts, format="csr"), half, options)
-
-
-def _blocks(count: int) -> list[slice]:
-    return [slice(start, min(start + ITEMS_AT_ONCE, count)) for start in range(0, count, ITEMS_AT_ONCE)]
 
 
 def _nearest(
@@ -120,7 +115,7 @@ def _nearest(
     return sparse.csr_matrix((similar[kept], (place[kept], other[kept])), shape=shape).astype(np.float32)
 
 
-def _index(vectors: NDArray[np.float32], seed: int) -> faiss.Index:
+def _index(vectors: NDArray[np.floating[Any]], seed: int) -> faiss.Index:
     """Searches by inner product; of many items it keeps half precision."""
     count, width = vectors.shape
     flat = faiss.IndexFlatIP(width)
@@ -131,8 +126,8 @@ def _index(vectors: NDArray[np.float32], seed: int) -> faiss.Index:
     index = faiss.IndexIVFScalarQuantizer(flat, width, count // ITEMS_A_CELL, half, faiss.METRIC_INNER_PRODUCT)
     index.cp.seed = seed + 1
     index.nprobe = CELLS_VISITED
-    index.train(vectors[np.linspace(0, count - 1, count // ITEMS_A_CELL * VECTORS_A_CELL).astype(np.int64)])
-    for rows in _blocks(count):
+    index.train(vectors[evenly(count, count // ITEMS_A_CELL * VECTORS_A_CELL)])
+    for rows in chunks(count, ITEMS_AT_ONCE):
         index.add(vectors[rows])
     return index
 

@@ -18,6 +18,7 @@ from scipy import sparse
 from recrl.data.dataset import Sequences
 from recrl.data.frequency import membership, own_counts
 from recrl.data.ragged import Ragged
+from recrl.data.rows import evenly
 from recrl.memory.recalled import Recalled
 
 USERS_AT_ONCE = 256
@@ -86,7 +87,7 @@ class Memory:
 
     def scaled(self, train: Sequences) -> Memory:
         """The same with features of mean 0 and deviation 1 over what it recalls at the ends of training sequences."""
-        rows = np.unique(np.linspace(0, len(train) - 1, min(len(train), SCALED_ON)).astype(np.int64))
+        rows = evenly(len(train), SCALED_ON)
         own = train.select(rows)
         end = np.maximum(own.items.lengths - 1, 0)
         found = replace(self, scaling=None).recall(own.items.cut(np.zeros_like(end), end), own)

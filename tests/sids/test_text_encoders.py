@@ -28,6 +28,21 @@ def test_every_block_has_its_weight_as_length(catalog, train):
     assert np.linalg.norm(embedding[:, 12:], axis=1) == pytest.approx(np.full(60, 0.25), abs=1e-5)
 
 
+def test_rows_are_embedded_alike_however_many_at_once(catalog, train, monkeypatch):
+    whole = tfidf_svd.fit(catalog, train, TfidfSvdOptions(), 0).embedding
+    monkeypatch.setattr(tfidf_svd, "ROWS_AT_ONCE", 7)
+    assert (tfidf_svd.fit(catalog, train, TfidfSvdOptions(), 0).embedding == whole).all()
+
+
+def test_a_large_catalogue_is_fitted_on_some_items_and_embedded_whole(catalog, train, monkeypatch):
+    whole = tfidf_svd.fit(catalog, train, TfidfSvdOptions(title_dim=12), 0).embedding
+    monkeypatch.setattr(tfidf_svd, "SVD_ITEMS", 50)
+    some = tfidf_svd.fit(catalog, train, TfidfSvdOptions(title_dim=12), 0).embedding
+    assert some.shape == whole.shape
+    assert some.any(axis=1).all()
+    assert not (some == whole).all()
+
+
 def test_empty_fields_are_left_out_and_small_ones_shrink_and_both_are_said(catalog, train):
     notes = tfidf_svd.fit(catalog, train, TfidfSvdOptions(), 0).notes
     assert set(notes["left_out"]) == {"brand", "description"}

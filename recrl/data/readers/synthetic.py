@@ -24,6 +24,7 @@ from recrl.data.marketplace import (
 from recrl.data.optimum import best_metrics
 from recrl.data.ragged import Ragged
 from recrl.data.readers.item_words import describe
+from recrl.data.rows import evenly
 from recrl.errors import ConfigError
 
 
@@ -44,7 +45,7 @@ def read(source: Path | None, options: MarketOptions, bad_rows: BadRows) -> Inte
     def optimum(users: Ints, positions: Ints) -> dict[str, Any]:
         if options.optimum_rows == 0:
             return {}
-        picked = np.unique(np.linspace(0, len(users) - 1, min(len(users), options.optimum_rows)).astype(np.int64))
+        picked = evenly(len(users), options.optimum_rows)
         begins, lengths = offsets[users[picked]], positions[picked]
         history = Ragged(items, offsets).windows(begins, lengths)
         clock = [times[start : start + count + 1] for start, count in zip(begins, lengths, strict=True)]

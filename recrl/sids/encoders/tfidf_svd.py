@@ -17,6 +17,7 @@ from sklearn.utils.extmath import randomized_svd
 
 from recrl.components import Options
 from recrl.data.dataset import Catalog, Sequences
+from recrl.data.rows import chunks, evenly
 from recrl.errors import DataError
 from recrl.sids.encoders import Arrays, Encoded, Encoder, Matrix, prefixed, unit_rows, unprefixed
 from recrl.sids.threads import one_thread
@@ -121,8 +122,7 @@ def _side_by_side(parts: list[Projected]) -> Matrix:
     embedding = np.empty((parts[0].counts.shape[0], ends[-1]), np.float32)
     for part, end in zip(parts, ends, strict=True):
         columns = slice(end - part.projection.shape[1], end)
-        for start in range(0, len(embedding), ROWS_AT_ONCE):
-            rows = slice(start, start + ROWS_AT_ONCE)
+        for rows in chunks(len(embedding), ROWS_AT_ONCE):
             embedding[rows, columns] = part.weight * unit_rows(part.counts[rows] @ part.projection)
     return embedding
 
@@ -168,8 +168,7 @@ def _fit_terms(block: Block, options: TfidfSvdOptions) -> tuple[TfidfVectorizer 
 
 def _fit_svd(counts: sparse.csr_matrix, dim: int, power: float, seed: int) -> Arrays:
     """``projection`` [terms, d]: ``counts @ projection`` = U S^power."""
-    if counts.shape[0] > SVD_ITEMS:
-        counts = counts[np.linspace(0, counts.shape[0] - 1, SVD_ITEMS).astype(np.int64)]
+    counts = counts[evenly(counts.shape[0], SVD_ITEMS)]
     largest: int = min(counts.shape)
     dim = min(dim, largest)
     _, singular, components = randomized_svd(counts, dim, n_iter=6, random_state=seed)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 
+from recrl.data.rows import chunks
 from recrl.sids.quantizers import Arrays, Codes, Matrix, Quantized
 
 CHUNK_ROWS = 65_536  # bounds the [rows, K] table of distances
@@ -25,7 +26,7 @@ def squared_distances(points: Matrix, centroids: Matrix) -> Matrix:
 def nearest(points: Matrix, centroids: Matrix) -> Codes:
     """[n] the nearest centroid; of equally near ones the lowest index."""
     codes = np.empty(len(points), np.int32)
-    for rows in chunks(len(points)):
+    for rows in chunks(len(points), CHUNK_ROWS):
         codes[rows] = squared_distances(points[rows], centroids).argmin(axis=1)
     return codes
 
@@ -63,8 +64,3 @@ def quantize(points: Matrix, sizes: tuple[int, ...], fit_level: FitLevel) -> Qua
         columns.append(codes)
         arrays[f"codebook.{level}"] = centroids
     return Quantized(np.stack(columns, axis=1).astype(np.int32), points - residual, arrays, {})
-
-
-def chunks(rows: int) -> Iterator[slice]:
-    """Slices of at most ``CHUNK_ROWS`` rows."""
-    return (slice(start, min(start + CHUNK_ROWS, rows)) for start in range(0, rows, CHUNK_ROWS))

@@ -24,8 +24,9 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from recrl.data.rows import chunks
 from recrl.sids.quantizers import Codes, Matrix
-from recrl.sids.quantizers.residual import CHUNK_ROWS, chunks
+from recrl.sids.quantizers.residual import CHUNK_ROWS
 
 Prices = NDArray[np.float64]
 Costs = Callable[[slice | NDArray[np.int64]], Matrix]
@@ -54,7 +55,7 @@ def assign(costs: Costs, rows: int, low: int, high: int, prices: Prices, max_rou
 def cheapest(costs: Costs, rows: int, prices: Prices) -> NDArray[np.int64]:
     """[N] the cluster with the smallest cost + price, in float64 so that step 2 starts from a true optimum."""
     labels = np.empty(rows, np.int64)
-    for part in chunks(rows):
+    for part in chunks(rows, CHUNK_ROWS):
         labels[part] = (costs(part) + prices).argmin(axis=1)
     return labels
 
@@ -92,7 +93,7 @@ def _misfit(costs: Costs, rows: int, low: int, high: int, prices: Prices) -> NDA
     """[K] members beyond the bound that binds: high where the price is positive, low where negative, either where 0."""
     narrow = prices.astype(np.float32)
     count = np.zeros(len(prices), np.int64)
-    for part in chunks(rows):
+    for part in chunks(rows, CHUNK_ROWS):
         count += np.bincount((costs(part) + narrow).argmin(axis=1), minlength=len(prices))
     return count - np.where(prices > 0, high, np.where(prices < 0, low, np.clip(count, low, high)))
 
