@@ -24,6 +24,9 @@ PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pyda
 LAYOUT = frozenset({"engine", "tensor_parallel"})
 """Keys of ``[backend]`` that change nothing but where a run's numbers are computed."""
 
+NOT_ASKED = {"sft": ("rl",)}
+"""Stage -> sections that change nothing in it: another RL may follow a finished SFT."""
+
 
 class StageFolder:
     """``runs/<name>/<stage>``: the files that a stage writes besides its checkpoints."""
@@ -111,13 +114,23 @@ class StageFolder:
         """
         texts = ((self.path / "config.toml").read_text(), config.to_toml())
         auto, chosen = 'dtype = "auto"\n', f'dtype = "{self._dtype}"\n'
-        saved, wanted = (_without_layout(text).replace(auto, chosen) for text in texts)
+        saved, wanted = (self._asked(text).replace(auto, chosen) for text in texts)
         if saved != wanted:
             raise UserError(
                 f"{self.path} was started with another config",
                 why=f"a resumed run must be the same run; {_first_difference(saved, wanted)}",
                 fix="undo the change, or start under another run.name",
             )
+
+    def _asked(self, text: str) -> str:
+        """A config's lines that the stage's numbers depend on, however the run is spread over devices."""
+        lines, section = [], ""
+        for line in text.splitlines(keepends=True):
+            if line.startswith("["):
+                section = line.strip("[]\n").split(".")[0]
+            if section not in NOT_ASKED.get(self.path.name, ()) and line.split(" = ")[0] not in LAYOUT:
+                lines.append(line)
+        return "".join(lines)
 
     def resume(self, step: int, elapsed_s: float) -> None:
         """Go on from a checkpoint: metrics behind its step are taken back."""
@@ -191,11 +204,6 @@ def _git_revision() -> str | None:
         return None
     asked = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     return asked.stdout.strip() or None
-
-
-def _without_layout(text: str) -> str:
-    """A config's lines but those that say how a run is spread over devices."""
-    return "".join(line for line in text.splitlines(keepends=True) if line.split(" = ")[0] not in LAYOUT)
 
 
 def _is_whole(line: str) -> bool:
