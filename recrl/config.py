@@ -87,7 +87,8 @@ class PromptSection(Section):
     pool: int = Field(0, ge=0)
     """Candidates that a prompt shows and its responses choose from, retrieved for its history; 0: none, and responses
     may name the whole catalogue. The target is a candidate where the retriever finds it and nowhere else, which bounds
-    every metric by ``pool_recall``. For prompts about a history, with the template ``instruct``."""
+    every metric by ``pool_recall``; SFT leaves out rows whose target is none. For prompts about a history: ``plain``
+    puts them before it, with the end token between, ``instruct`` into a sentence."""
     retriever: Choice = Choice(kind="item_knn")
     """Finds the candidates: a baseline, fitted on the training sequences. A history of these is scored without its own
     counts; ``sasrec`` has none to take out, and finds their targets more often than those of other histories."""
@@ -99,8 +100,6 @@ class PromptSection(Section):
     def _pool_can_be_shown(self) -> Self:
         if self.pool == 1:
             raise ValueError("pool = 1 leaves nothing to choose: 0 shows no candidates, 2 and more do")
-        if self.pool and self.template == "plain":
-            raise ValueError("the template 'plain' has no words to tell candidates from a history: use 'instruct'")
         if 0 < self.pool < self.slate_size:
             raise ValueError(f"a slate of {self.slate_size} items can't be chosen from pool = {self.pool} candidates")
         return self

@@ -164,9 +164,11 @@ class PromptWriter:
 
     def histories(self, items: Ragged) -> Ragged:
         """Token ids of ``[bos]`` and the names of every row's items, without a limit."""
+        return prepend(self._named(items), self.bos)
+
+    def _named(self, items: Ragged) -> Ragged:
         rows = self.names.select(items.values.astype(np.int64))
-        offsets = rows.offsets[items.offsets]
-        return prepend(Ragged(rows.values, offsets), self.bos)
+        return Ragged(rows.values, rows.offsets[items.offsets])
 
     def prompts(self, examples: Examples, own: Sequences | None = None) -> Prompts:
         """Token ids of every example's prompt, its history cut to the limit.
@@ -186,10 +188,17 @@ class PromptWriter:
             or self.text(examples.tasks[row], history[row], examples.targets[row], None if pool is None else pool[row])
             for row in map(int, written)
         ]
-        both = Ragged.join([self.histories(history.select(named)), self.encode(texts)])
+        plain = self._continued(history.select(named), None if pool is None else pool.select(named))
+        both = Ragged.join([plain, self.encode(texts)])
         ids = both.select(np.argsort(np.concatenate([named, written])))
         recalled = None if self.memory is None else self.memory.recall(examples.history, own)
         return Prompts(ids.values, ids.offsets, pool, recalled)
+
+    def _continued(self, history: Ragged, pool: Ragged | None) -> Ragged:
+        """Plain histories, behind their candidates and the end token: a response goes on from a history as ever."""
+        if pool is None:
+            return self.histories(history)
+        return concatenate(append(self.histories(pool), int(self.tokenizer.eos_token_id)), self._named(history))
 
     def _pool(self, examples: Examples, history: Ragged, own: Sequences | None) -> Ragged | None:
         """[rows] candidates, none for tasks that show none and where the prompt came with the data."""

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from recrl.baselines import pools
 from recrl.data.dataset import Dataset, Examples, Sequences
 from recrl.data.prompts import ITEM_TASKS, LABELS, TITLE_RESPONSES, PromptWriter, append, concatenate, prepend
 from recrl.data.ragged import Ragged
@@ -106,9 +107,11 @@ class RowMaker:
         ]
         if len(self.fed_back):
             parts.append(self._responses(self.fed_back, generator(self.seed, "rows", "feedback", number)))
-        if not parts:
+        if not any(map(len, parts)):
             raise UserError(
-                "sft.tasks gives no rows", why="every weight is 0 or the data lacks them", fix="raise a weight"
+                "sft.tasks gives no rows",
+                why="every weight is 0, the data lacks them, or no target is among its prompt's candidates",
+                fix="raise a weight, or prompts.pool",
             )
         return _stack(parts)
 
@@ -125,7 +128,7 @@ class RowMaker:
         rng = generator(self.seed, "rows", task, epoch, copy)
         if task == "recif":
             return self._examples(self.dataset.train_examples, share, rng)
-        if task == "next" and self.writer.is_plain:
+        if task == "next" and self.writer.is_plain and self.writer.retriever is None:
             return self._sequences(_part(self.dataset.train, share, rng), rng)
         if task in ITEM_TASKS:
             return self._examples(item_examples(len(self.dataset.catalog), task), share, rng)
@@ -173,8 +176,14 @@ class RowMaker:
         return _stack(parts) if parts else None
 
     def _responses(self, examples: Examples, rng: np.random.Generator, own: Sequences | None = None) -> Rows:
-        """Prompts with one response each: a list of items, an item, its title, or a label's word; one kind a call."""
+        """Prompts with one response each: a list of items, an item, its title, or a label's word; one kind a call.
+
+        Where candidates are shown and no target is among them, no response could name it, and the row is left out.
+        """
         prompts, task = self.writer.prompts(examples, own), examples.tasks[0]
+        if prompts.pool is not None:
+            answerable = np.flatnonzero(pools.recall(prompts.pool, examples.targets) != 0)
+            prompts, examples = prompts.select(answerable), examples.select(answerable)
         if task == "slate":  # closed by the end token (METHODS A-7)
             named = self._tokens_of(examples.targets)
             ends = (int(self.writer.tokenizer.eos_token_id), -1, -1)

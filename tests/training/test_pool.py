@@ -20,11 +20,13 @@ from recrl.evaluation.evaluate import evaluate_model, subjects
 from recrl.evaluation.lists import named_alike
 from recrl.evaluation.recommend import best_subject, recommend
 from recrl.layers import merge
+from recrl.seeding import generator
 from recrl.training.rl import Rl, train_rl
-from recrl.training.rows import RowMaker, next_examples, with_target
+from recrl.training.rows import RowMaker, Rows, next_examples, with_target
 from recrl.training.run_folder import StageFolder
 from recrl.training.setup import World, load_data, load_world, make_world, new_model
 from recrl.training.sft import train_sft
+from recrl.training_sections import SftSection
 
 POOL = 20
 TITLES = {"action_space": "title", "template": "instruct", "pool": POOL}
@@ -50,7 +52,6 @@ def made_world(config: RunConfig) -> World:
     ("sections", "words"),
     [
         ({"prompts": {"pool": 1, "template": "instruct"}}, "leaves nothing to choose"),
-        ({"prompts": {"pool": 60}}, "the template 'plain' has no words"),
         ({"prompts": {"pool": 60, "template": "instruct", "slate_size": 61}}, "slate of 61"),
         ({"prompts": {"pool": 49, "template": "instruct"}}, "eval.beam_width = 50 beams can't end in prompts.pool"),
         ({"prompts": {"pool": 60, "template": "instruct"}, "sft": {"tasks": {"recif": 1.0}}}, "task 'recif'"),
@@ -106,13 +107,46 @@ def test_a_training_row_shows_candidates_and_keeps_its_true_answer(world: Path, 
     texts = made.writer.tokenizer.batch_decode([row.tolist() for row in epoch.ids])
     shown = ["The candidates are: " in text for text in texts]
     asks = ["Which item has the title" in text for text in texts]
-    assert sum(shown) == len(with_target(made.dataset.train))
     assert shown == [not one for one in asks]
+    train = made.dataset.train
+    examples = next_examples(train, task, generator(config.run.seed, "rows", task, 0, 0))
+    candidates = made.writer.prompts(examples, train.select(with_target(train))).pool
+    answerable = recall(candidates, examples.targets) > 0
+    assert sum(shown) == answerable.sum()
+    assert 0 < answerable.sum() < len(answerable)
     plain = replace(rows, writer=replace(made.writer, retriever=None)).epoch(0)
-    for place in range(len(epoch)):  # the same rows in the same order, but for the candidates
-        assert epoch.ids[place][epoch.first_scored[place] :].tolist() == (
-            plain.ids[place][plain.first_scored[place] :].tolist()
-        )
+    kept = np.ones(len(plain), bool)  # the same rows in the same order, but for those whose target is not shown
+    kept[len(plain) - len(answerable) if asks[0] else 0 :][: len(answerable)] = answerable
+    assert answers(epoch) == [answer for answer, one in zip(answers(plain), kept, strict=True) if one]
+
+
+def answers(rows: Rows) -> list[list[int]]:
+    return [row[begin:].tolist() for row, begin in zip(rows.ids, rows.first_scored, strict=True)]
+
+
+def test_plain_prompts_show_their_candidates_before_the_history(world: Path, tmp_path: Path) -> None:
+    made = made_world(
+        run_config(world, tmp_path, prompts={"pool": POOL, "pool_order": "rank"}, eval={"beam_width": POOL})
+    )
+    examples, writer = made.dataset.valid, made.writer
+    prompts = writer.prompts(examples)
+    assert prompts.pool is not None
+    end = int(writer.tokenizer.eos_token_id)
+    for row, ids in enumerate(prompts):
+        history = examples.history[row][-writer.history_limit :]
+        named = [
+            [int(token) for item in items for token in writer.names[item]] for items in (prompts.pool[row], history)
+        ]
+        assert ids.tolist() == [*writer.bos, *named[0], end, *named[1]]
+
+
+def test_without_a_target_among_its_candidates_there_is_nothing_to_train_on(world: Path, tmp_path: Path) -> None:
+    made = made_world(run_config(world, tmp_path, prompts={"pool": POOL}, eval={"beam_width": POOL}))
+    rows = RowMaker.make(made.dataset, made.writer, made.trie, SftSection(), 0)
+    train = made.dataset.train
+    examples = next_examples(train, "next", np.random.default_rng(0))
+    nowhere = replace(examples, targets=examples.history.tail(1))  # of which no candidate is one
+    assert len(rows._responses(nowhere, np.random.default_rng(0), train.select(with_target(train)))) == 0
 
 
 def test_the_target_is_a_candidate_where_others_histories_lead_to_it_and_nowhere_else(
