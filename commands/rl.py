@@ -29,6 +29,10 @@ def rl(
     """
     run = configs.load(Path(config), overrides, recipe=recipe, otherwise=DEFAULT_RECIPE)
     if dry_run:
+        from recrl.training.method import Method, check_scorers
+
+        Method.make(run.rl)
+        check_scorers(run)
         click.echo(run.to_toml())
         return
     from recrl.training.rl import train_rl  # torch loads here, so that --help and a wrong config answer at once

@@ -24,6 +24,9 @@ def sft(
     """Fine-tune the model that CONFIG (a TOML file) describes on its data's training rows."""
     run = configs.load(Path(config), overrides, recipe=recipe)
     if dry_run:
+        from recrl.training.method import check_scorers
+
+        check_scorers(run)
         click.echo(run.to_toml())
         return
     from recrl.training.sft import train_sft  # torch loads here, so that --help and a wrong config answer at once

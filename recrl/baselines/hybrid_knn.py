@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeVar
+from typing import Annotated, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,10 +36,13 @@ GRID = (0.0, 0.1, 0.2, 0.4, 0.6, 0.8, 1.2, 1.6, 2.4, 3.2)
 K = 10
 
 
+TextWeight = Annotated[float, Field(ge=0)]
+
+
 class HybridKnnOptions(ItemKnnOptions, TextKnnOptions):
     """Options of both parts."""
 
-    text_weight: float | Literal["auto"] = "auto"
+    text_weight: TextWeight | Literal["auto"] = "auto"
     """Weight of the text neighbours beside co-occurrence; ``"auto"`` measures it on the training sequences."""
     tuning_sequences: int = Field(4000, ge=1)
     """Training sequences that ``"auto"`` looks at, drawn from the seed."""

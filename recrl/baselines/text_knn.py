@@ -39,7 +39,7 @@ CLOSE_TO = 3
 class TextKnnOptions(Options):
     neighbours: int = Field(100, ge=1)
     """Nearest items of an item that count."""
-    power: float = Field(4.0, gt=0)
+    power: float = Field(4.0, gt=0, le=64)
     """Of the cosine; larger: the nearest ones alone."""
     num_recent: int = Field(10, ge=1)
     """Items of the history that are looked at."""

@@ -59,6 +59,18 @@ class MarketEnvironment(Environment):
         self._market = build_market(market_options(world))
         self._task = task_of(config)
         self._most_of_a_step = most_of_a_step(config, options)
+        if 0 < options.budget < self._most_of_a_step:
+            raise ConfigError(
+                f"rl.environment.budget = {options.budget}",
+                why=f"one step may show {self._most_of_a_step:,} items, so there would be none",
+                fix="allow as many, or set rl.prompts_per_step or rl.rollout.group_size lower",
+            )
+        if config.rl.targets != "any":
+            raise ConfigError(
+                f"rl.targets = '{config.rl.targets}' does not go with rl.environment.kind = 'market'",
+                why="its prompts are of visitors that no training sequence holds",
+                fix="leave it out",
+            )
         self.impressions = 0
         self._recent: Counter[str] = Counter()
         # Prompts are made a batch ahead of the answers.

@@ -203,7 +203,8 @@ def protocols(dataset: Dataset, split: str) -> list[Protocol]:
 def evaluate_model(subject: Subject, split: str, folder: Path) -> list[EvaluationResult]:
     """Evaluate one model on every task of a split and write the results below ``folder``.
 
-    A model with a memory is measured once more without it, in rows named ``NAME-alone``.
+    A model with a memory is measured once more without it, in rows named ``NAME-alone``. What bears the plain name is
+    written last: where it is, the others are. Earlier results of the same name and task give way first.
     """
     world, policy = load_world(subject.config, subject.model)
     measures = Measures.make(world.dataset, subject.config)
@@ -211,6 +212,8 @@ def evaluate_model(subject: Subject, split: str, folder: Path) -> list[Evaluatio
     results: list[EvaluationResult] = []
     for protocol in protocols(world.dataset, split):
         begin = time.perf_counter()
+        if own_rank() == 0:
+            forget(folder, subject.name, protocol.name)
         about: dict[str, Any] = {"kind": "model", "checkpoint": str(subject.model.parent), **lists.about(width)}
         if (protocol.examples.labels >= 0).all():
             auc = metrics.auc(label_scores(policy, world, protocol.examples), protocol.examples.labels)
@@ -225,11 +228,20 @@ def evaluate_model(subject: Subject, split: str, folder: Path) -> list[Evaluatio
         asked = {subject.name: prompts}
         if prompts.recalled is not None:
             asked[subject.name + ALONE] = replace(prompts, recalled=None)
-        for name, ways in asked.items():
+        place = len(results)
+        for name, ways in reversed(asked.items()):
             ranking = lists.rank(policy, world.trie, ways, width, width, world.ranks)
-            results += _ranked(name, ranking, protocol, measures, begin, about, folder, exclude=exclude, bound=bound)
+            found = _ranked(name, ranking, protocol, measures, begin, about, folder, exclude=exclude, bound=bound)
+            results[place:place] = found
             begin = time.perf_counter()
     return results
+
+
+def forget(folder: Path, name: str, split: str) -> None:
+    """Remove what was measured of a model under this name: its rows are of one checkpoint and one config."""
+    for way in ("", NEW, ALONE, ALONE + NEW):
+        for ending in (".json", ".safetensors"):
+            (folder / f"{name}{way}-{split}{ending}").unlink(missing_ok=True)
 
 
 def _pool_recall(prompts: Prompts, protocol: Protocol) -> dict[str, PerUser]:
@@ -261,12 +273,13 @@ def _ranked(
     lists = {name: ranking}
     if exclude:
         lists[name + NEW] = ranking.without(protocol.examples.history)
-    results = []
-    for called, found in lists.items():
+    results: list[EvaluationResult] = []
+    for called, found in reversed(lists.items()):
         items = found.first(max(measures.ks)).items
         values = measures.per_user(items, protocol.examples) | bound
-        results.append(_result(called, protocol, begin, measures.summary(items, values), about))
-        save_result(results[-1], folder, per_user=values, examples=protocol.rows)
+        result = _result(called, protocol, begin, measures.summary(items, values), about)
+        save_result(result, folder, per_user=values, examples=protocol.rows)
+        results.insert(0, result)
     return results
 
 
@@ -355,6 +368,13 @@ def evaluate(paths: list[Path], split: str, say: Callable[[str], None]) -> tuple
                 why=f"the others were on {first.data.path}, and a table compares like with like",
                 fix="evaluate them in separate calls",
             )
+    called = [subject.name for subject in found]
+    if doubles := sorted({name for name in called if called.count(name) > 1}):
+        raise UserError(
+            f"two models would be called {doubles[0]}",
+            why="results are kept by run.name and stage, and one would replace the other's",
+            fix="evaluate them in separate calls",
+        )
     folder = first.folder / "evaluation"
     results = []
     for subject in found:  # before the baselines: what can be wrong is wrong here, and then nothing is written

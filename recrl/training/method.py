@@ -8,7 +8,9 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from recrl.baselines import BASELINES
 from recrl.components import Choice, Options, Part, resolve
+from recrl.config import RunConfig
 from recrl.environments import ENVIRONMENTS
 from recrl.environments.base import EnvironmentPart, Gift
 from recrl.errors import ConfigError
@@ -21,6 +23,22 @@ from recrl.rollout import ROLLOUTS
 from recrl.rollout.base import RolloutOptions
 from recrl.signals import SIGNALS
 from recrl.training_sections import RlSection
+
+
+def check_scorers(config: RunConfig) -> None:
+    """Look up the scorers that a run asks, and check their options.
+
+    Raises:
+        ConfigError: an unknown kind or option.
+    """
+    asked = {
+        "memory.scorer": (config.memory.weight, config.memory.scorer),
+        "prompts.retriever": (config.prompts.pool, config.prompts.retriever),
+        "sft.teacher.scorer": (config.sft.teacher.weight, config.sft.teacher.scorer),
+    }
+    for where, (used, choice) in asked.items():
+        if used:
+            resolve(BASELINES, choice, where=where)
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,6 @@ PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pyda
 LAYOUT = frozenset({"engine", "tensor_parallel"})
 """Keys of ``[backend]`` that change nothing but where a run's numbers are computed."""
 
-NOT_ASKED = {"sft": ("rl",)}
-"""Stage -> sections that change nothing in it: another RL may follow a finished SFT."""
-
 
 class StageFolder:
     """``runs/<name>/<stage>``: the files that a stage writes besides its checkpoints."""
@@ -59,6 +56,8 @@ class StageFolder:
                     fix="pass --resume to go on with it, --overwrite to replace it, or choose another run.name",
                 )
             shutil.rmtree(self.path)
+            for result in (self.path.parent / "evaluation").glob(f"{self.path.name}-*"):
+                result.unlink()  # of the model that is no more
         try:
             self.checkpoints.mkdir(parents=True)
         except OSError as error:
@@ -123,12 +122,16 @@ class StageFolder:
             )
 
     def _asked(self, text: str) -> str:
-        """A config's lines that the stage's numbers depend on, however the run is spread over devices."""
+        """A config's lines that the stage's numbers depend on, however the run is spread over devices.
+
+        SFT knows of ``[rl]`` whether it asks for slates, by which validation then measures; another RL may follow it.
+        """
         lines, section = [], ""
         for line in text.splitlines(keepends=True):
             if line.startswith("["):
-                section = line.strip("[]\n").split(".")[0]
-            if section not in NOT_ASKED.get(self.path.name, ()) and line.split(" = ")[0] not in LAYOUT:
+                section = line.strip("[]\n")
+            of_rl = section == "rl" or (section.startswith("rl.") and section != "rl.tasks")
+            if not (of_rl and self.path.name == "sft") and line.split(" = ")[0] not in LAYOUT:
                 lines.append(line)
         return "".join(lines)
 

@@ -322,6 +322,8 @@ SFT = [
     case("the run exists", "sft run.toml", "runs/small/sft exists already", "--resume", "--overwrite"),
     case("resumed with another config", "sft run.toml --resume --set sft.lr=0.5", "another config", "lr"),
     case("neither config nor run", "sft missing.toml --resume", "no config at missing.toml"),
+    case("a dry run of an unknown teacher", "sft run.toml --dry-run --set sft.teacher={weight=1,scorer={kind=\"knn\"}}",
+         "sft.teacher.scorer", "item_knn"),
 ]  # fmt: skip
 
 RUN = "rl run.toml"
@@ -334,6 +336,12 @@ RL = [
     case("RL without training rows", "rl run.toml --set data.path=untrained --set sid.path=untrained-sids",
          "RL has nothing to ask for"),
     setting("unknown rollout", "rl.rollout.kind=beams", "did you mean 'beam'", command=RUN),
+    setting("a dry run of an unknown rollout", "rl.rollout.kind=beams", "did you mean 'beam'",
+            command=f"{RUN} --dry-run"),
+    case("a dry run of a memory's unknown option", f"{RUN} --dry-run --set memory.weight=4 --set memory.scorer.windw=2",
+         "memory.scorer.windw"),
+    case("text that weighs less than nothing",
+         f"{RUN} --dry-run --set memory.weight=4 --set memory.scorer.text_weight=-1", "memory.scorer.text_weight"),
     setting("unknown reward", 'rl.rewards=[{kind="hits"}]', "rl.rewards.0", "did you mean 'hit'", command=RUN),
     setting("unknown signal", "rl.signal.kind=zscore", "rl.signal.kind", "'group_zscore'", command=RUN),
     setting("unknown objective", "rl.objective.kind=grp", "did you mean 'grpo'", command=RUN),

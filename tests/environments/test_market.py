@@ -138,6 +138,8 @@ def test_a_resumed_run_goes_on_counting_and_ends_the_same(world: Path, trained: 
         ({"signal": {"kind": "recast"}}, "'recast' does not go with"),
         ({"rollout": {"kind": "catalogue"}}, "'catalogue' does not go with"),
         ({"tasks": {"next": 1.0, "title_to_sid": 1.0}}, "rl.tasks"),
+        ({"targets": "frontier"}, "rl.targets = 'frontier' does not go with"),
+        ({"environment": {"kind": "market", "budget": PER_STEP - 1}}, "one step may show"),
     ],
 )
 def test_what_the_environment_does_not_give_is_refused_before_anything_is_written(

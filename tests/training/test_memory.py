@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from safetensors.torch import load_file
 
 from recrl.config import MemorySection
 from recrl.errors import ConfigError, UserError
+from recrl.evaluation import evaluate as evaluation
 from recrl.evaluation.evaluate import evaluate
+from recrl.evaluation.results import EvaluationResult
 from recrl.evaluation.tuning import tune_memory
 from recrl.memory.store import FILE
 from recrl.training import checkpoint
@@ -116,6 +119,35 @@ def test_evaluation_ranks_with_the_memory(trained: Path, tmp_path: Path) -> None
     value = {name: result.metrics["ndcg@10"].value for name, result in results.items()}
     assert value["sft"] == pytest.approx(value["hybrid_knn"], abs=0.03)
     assert value["sft"] > value["sft-alone"]
+
+
+def test_what_bears_the_plain_name_is_written_last_and_nothing_older_stays(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved: list[str] = []
+    save = evaluation.save_result
+
+    def recorded(result: EvaluationResult, *given: Any, **more: Any) -> Path:
+        saved.append(result.name)
+        return save(result, *given, **more)
+
+    monkeypatch.setattr(evaluation, "save_result", recorded)
+    config = run_config(trained, trained / "runs", memory={"weight": 8.0}, eval={"exclude_history": True})
+    subject = evaluation.subjects(config.folder / "sft")[0]
+    found = evaluation.evaluate_model(replace(subject, config=config), "test", tmp_path)
+    assert [one.name for one in found] == ["sft", "sft-new", "sft-alone", "sft-alone-new"]
+    assert saved == ["sft-alone-new", "sft-alone", "sft-new", "sft"]
+    evaluation.evaluate_model(subject, "test", tmp_path)  # neither a memory nor new items
+    assert {path.name for path in tmp_path.iterdir()} == {"sft-test.json", "sft-test.safetensors"}
+
+
+def test_a_model_that_is_replaced_takes_its_results_along(trained: Path, tmp_path: Path) -> None:
+    config = run_config(trained, tmp_path / "runs", sft={"epochs": 1})
+    train_sft(config, silent)
+    evaluate([config.folder], "test", silent_words)
+    train_sft(config, silent, overwrite=True)
+    left = {path.name.split("-")[0] for path in (config.folder / "evaluation").iterdir()}
+    assert left == {"popularity", "item_knn", "hybrid_knn", "optimum"}
 
 
 def test_tuning_measures_what_rl_would_start_from_and_keeps_it(trained: Path, tmp_path: Path) -> None:

@@ -135,6 +135,9 @@ def test_a_finished_run_is_neither_overwritten_nor_mixed_with_another(world: Pat
     with pytest.raises(UserError, match="another config"):
         train_sft(wider, silent, resume=True)
     train_sft(run_config(world, tmp_path, sft={"epochs": 1}, rl={"steps": 7}), silent, resume=True)
+    slates = run_config(world, tmp_path, sft={"epochs": 1}, rl={"tasks": {"slate": 1.0}})  # measured by other lists
+    with pytest.raises(UserError, match="another config"):
+        train_sft(slates, silent, resume=True)
     assert metrics(config.folder / "sft") == before
     train_sft(other, silent, overwrite=True)
     assert metrics(config.folder / "sft")[-1]["sft/lr"] > before[-1]["sft/lr"]
