@@ -7,23 +7,27 @@ import statistics
 import tomllib
 from pathlib import Path
 
+import numpy as np
+
+from recrl.comparison.statistics import estimates
 from recrl.evaluation.bootstrap import Interval
-from recrl.evaluation.results import EvaluationResult, compare_pairs, load_result
+from recrl.evaluation.results import EvaluationResult, load_per_user, load_result
 
 RUNS = Path("runs")
 METRIC = "ndcg@10"
 LAST_STEPS = 25
+ANSWERED = ("environment/click_ratio", "environment/no_click_ratio")
 INTRODUCTION = """# Results
 
 Written by `results.py` from the files of the runs that `run.sh` does. Test split, 2,000 users, full ranking over 500
-items, models of the preset `tiny` from scratch. In brackets 95 % bootstrap intervals over users. `control` is SFT on
-the log and as many further logged interactions as RL shows items (`extra_interactions`); its valid and test users are
-the same. `optimum` is the best that any recommender can expect.
+items, models of the preset `tiny` from scratch. In brackets 95 % bootstrap intervals over users, and of differences
+over users and seeds. `control` is SFT on the log and as many further logged interactions as RL shows items
+(`extra_interactions`); its valid and test users are the same. `optimum` is the best that any recommender can expect.
 """
 
 
 def result(run: str, name: str) -> EvaluationResult | None:
-    path = RUNS / run / "evaluation" / f"{name}-test.json"
+    path = file(run, name)
     return load_result(path) if path.is_file() else None
 
 
@@ -62,15 +66,29 @@ def main_table(seeds: list[int]) -> list[str]:
     return [line for line in lines if line]
 
 
+def file(run: str, name: str) -> Path:
+    return RUNS / run / "evaluation" / f"{name}-test.json"
+
+
+def difference(pairs: list[tuple[Path, Path]], metric: str = METRIC) -> str:
+    """The second of every pair less the first, over the same users; a pair a seed."""
+    values = []
+    for first, second in pairs:
+        before, after = load_per_user(first), load_per_user(second)
+        assert before is not None
+        assert after is not None
+        assert np.array_equal(before["examples"], after["examples"])
+        values.append((after[metric] - before[metric]).astype(np.float64))
+    return signed(estimates({metric: values})[metric].interval)
+
+
 def differences(seeds: list[int]) -> list[str]:
     lines = []
-    for seed in seeds:
-        rl = RUNS / f"market-{seed}" / "evaluation" / "rl-test.json"
-        others = {"SFT": rl.with_name("sft-test.json")}
-        others["the control"] = RUNS / f"control-{seed}" / "evaluation" / "sft-test.json"
-        for name, other in others.items():
-            if rl.is_file() and other.is_file():
-                lines.append(f"- seed {seed}: RL minus {name}, same users: {signed(compare_pairs(other, rl)[METRIC])}")
+    others = {"SFT": ("market", "sft"), "item_knn": ("market", "item_knn"), "the control": ("control", "sft")}
+    for name, (run, of) in others.items():
+        pairs = [(file(f"{run}-{seed}", of), file(f"market-{seed}", "rl")) for seed in seeds]
+        each = ", ".join(difference([pair]) for pair in pairs)
+        lines.append(f"- RL minus {name}, same users: **{difference(pairs)}**; seed by seed {each}")
     return lines
 
 
@@ -92,25 +110,26 @@ def stages(seeds: list[int]) -> list[str]:
     return lines
 
 
-def setting_table(setting: str, start: EvaluationResult | None) -> list[str]:
-    """Of every method the test figures of its best checkpoint, and what visitors did in its last steps."""
-    head = ("after RL", "NDCG@10", "Cold-Recall@10", "clicks of items shown", "visits without a click", "impressions")
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    lines.append(f"| none: SFT | {cell(start)} | {cell(start, 'cold_recall@10')} | - | - | - |")
-    for folder in sorted(RUNS.glob(f"{setting}-*")):
-        found = result(folder.name, "rl")
-        if found is None:
+def setting_table(setting: str, seeds: list[int]) -> list[str]:
+    """Of every method the test figures of its best checkpoints, and what visitors did in its last steps."""
+    head = ("after RL", "NDCG@10, seed by seed", "minus SFT", "Cold-Recall@10 minus SFT", "clicks of items shown")
+    lines = ["| " + " | ".join([*head, "visits without a click"]) + " |", "|---" * (len(head) + 1) + "|"]
+    for method in sorted({path.name.split("-")[1] for path in RUNS.glob(f"{setting}-*")}):
+        runs = {seed: f"{setting}-{method}-{seed}" for seed in seeds}
+        if not all(file(run, "rl").is_file() for run in runs.values()):
             continue
-        logged = [json.loads(line) for line in (folder / "rl" / "metrics.jsonl").read_text().splitlines()]
-        steps = [line for line in logged if "environment/click_ratio" in line][-LAST_STEPS:]
-        shares = [
-            f"{statistics.mean(line[f'environment/{name}'] for line in steps):.4f}"
-            for name in ("click_ratio", "no_click_ratio")
-        ]
-        method = folder.name.removeprefix(f"{setting}-")
-        made = f"{steps[-1]['environment/impressions']:,.0f}"
-        lines.append("| " + " | ".join([method, cell(found), cell(found, "cold_recall@10"), *shares, made]) + " |")
+        pairs = [(file(f"market-{seed}", "sft"), file(run, "rl")) for seed, run in runs.items()]
+        values = " ".join(f"{load_result(path).metrics[METRIC].value:.4f}" for _, path in pairs)
+        shares = [f"{statistics.mean(last(run, name) for run in runs.values()):.4f}" for name in ANSWERED]
+        cells = [method, values, difference(pairs), difference(pairs, "cold_recall@10"), *shares]
+        lines.append("| " + " | ".join(cells) + " |")
     return lines
+
+
+def last(run: str, name: str) -> float:
+    """The mean of what visitors did over a run's last steps."""
+    logged = [json.loads(line) for line in (RUNS / run / "rl" / "metrics.jsonl").read_text().splitlines()]
+    return statistics.mean([line[name] for line in logged if name in line][-LAST_STEPS:])
 
 
 def machine(seed: int) -> str:
@@ -124,7 +143,8 @@ def main() -> None:
     begun = sorted(int(path.name.removeprefix("market-")) for path in RUNS.glob("market-*"))
     # A seed counts where all of its three runs are measured; results can be written as they come.
     seeds = [seed for seed in begun if result(f"market-{seed}", "rl") and result(f"control-{seed}", "sft")]
-    start = result(f"market-{seeds[0]}", "sft")
+    if not seeds:
+        raise SystemExit("no seed below runs/ has all of its runs measured: bash examples/market/run.sh")
     settings = {
         "sparse": "Sparse clicks: `appeal = 0.2`, and the item that a visitor takes next is known (`reveal_next`)",
         "cold": "Cold items: those that came on sale late are four times as appealing (`cold_appeal = 4`)",
@@ -132,7 +152,7 @@ def main() -> None:
     lines = [INTRODUCTION, machine(seeds[0]), "", *main_table(seeds), "", *differences(seeds), "", *stages(seeds), ""]
     for setting, title in settings.items():
         if any(RUNS.glob(f"{setting}-*")):
-            lines += [f"## {title}", "", *setting_table(setting, start), ""]
+            lines += [f"## {title}", "", *setting_table(setting, seeds), ""]
     print("\n".join(lines).rstrip())
 
 

@@ -2,7 +2,7 @@
 # What feedback is worth where the truth is known: SFT on the log, the same budget of further logged data (the control),
 # RL on clicks, and two settings of the environment in which methods differ. Writes RESULTS.md.
 # Every stage that is finished is kept, and one that was cut short goes on where it stopped.
-# Usage: run.sh [SEED ...]; the first seed's SFT is where the settings start.
+# Usage: run.sh [SEED ...]; the settings start from each seed's SFT.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 config=examples/market/market.toml
@@ -15,7 +15,11 @@ more=(--set "data.path=data/market-more" --set "sid.path=sids/market-more")
 [ -d data/market-more ] || recrl data synthetic --out data/market-more -O "extra_interactions=$budget"
 [ -d sids/market-more ] || recrl sid build "$config" "${more[@]}"
 
-measure() { [ -f "runs/$1/evaluation/$2-test.json" ] || recrl eval "runs/$1" --split test; }
+# The optimum is written last: where it is, everything was measured.
+measure() {
+  [ -f "runs/$1/evaluation/$2-test.json" ] && [ -f "runs/$1/evaluation/optimum-test.json" ] ||
+    recrl eval "runs/$1" --split test
+}
 
 for seed in "$@"; do
   name=market-$seed
@@ -27,19 +31,22 @@ for seed in "$@"; do
   measure "control-$seed" sft
 done
 
-# setting SETTING METHOD [--set ...]: 100 steps from the first seed's SFT, at the learning rate that validation prefers.
-start=$(python -c "from pathlib import Path; from recrl.training.checkpoint import best; print(best(Path('runs/market-$1/sft')).model)")
+# setting SETTING SEED METHOD [--set ...]: 100 steps from the seed's SFT, at the learning rate that validation prefers.
 setting() {
-  local name=$1-$2 method=$2
-  shift 2
-  recrl rl "$config" --recipe "examples/market/$method.toml" --set "run.name=$name" --set "rl.init=$start" \
-    --set rl.steps=100 --set rl.eval_every=25 --set rl.environment.budget=0 "$@" --resume
+  local name=$1-$3-$2 seed=$2 method=$3
+  shift 3
+  local start
+  start=$(python -c "from pathlib import Path; from recrl.training.checkpoint import best; print(best(Path('runs/market-$seed/sft')).model)")
+  recrl rl "$config" --recipe "examples/market/$method.toml" --set "run.name=$name" --set "run.seed=$seed" \
+    --set "rl.init=$start" --set rl.steps=100 --set rl.eval_every=25 --set rl.environment.budget=0 "$@" --resume
   measure "$name" rl
 }
-sparse=(--set rl.environment.appeal=0.2 --set rl.environment.reveal_next=true)
-for method in grpo recast clicks; do setting sparse "$method" "${sparse[@]}" --set rl.lr=0.0003; done
-cold=(--set rl.environment.cold_appeal=4.0)
-for method in grpo sage clicks; do setting cold "$method" "${cold[@]}" --set rl.lr=0.0003; done
+sparse=(--set rl.environment.appeal=0.2 --set rl.environment.reveal_next=true --set rl.lr=0.00003)
+cold=(--set rl.environment.cold_appeal=4.0 --set rl.lr=0.0003)
+for seed in "$@"; do
+  for method in grpo recast clicks; do setting sparse "$seed" "$method" "${sparse[@]}"; done
+  for method in grpo sage clicks; do setting cold "$seed" "$method" "${cold[@]}"; done
+done
 
 python examples/market/results.py > examples/market/RESULTS.md
 cat examples/market/RESULTS.md
