@@ -11,7 +11,7 @@ import numpy as np
 
 from recrl.comparison.statistics import estimates
 from recrl.evaluation.bootstrap import Interval
-from recrl.evaluation.results import EvaluationResult, load_per_user, load_result
+from recrl.evaluation.results import EvaluationResult, load_result, paired
 
 RUNS = Path("runs")
 METRIC = "ndcg@10"
@@ -24,6 +24,10 @@ items, models of the preset `tiny` from scratch. In brackets 95 % bootstrap inte
 over users and seeds. `control` is SFT on the log and as many further logged interactions as RL shows items
 (`extra_interactions`); its valid and test users are the same. `optimum` is the best that any recommender can expect.
 """
+
+
+def file(run: str, name: str) -> Path:
+    return RUNS / run / "evaluation" / f"{name}-test.json"
 
 
 def result(run: str, name: str) -> EvaluationResult | None:
@@ -66,19 +70,10 @@ def main_table(seeds: list[int]) -> list[str]:
     return [line for line in lines if line]
 
 
-def file(run: str, name: str) -> Path:
-    return RUNS / run / "evaluation" / f"{name}-test.json"
-
-
 def difference(pairs: list[tuple[Path, Path]], metric: str = METRIC) -> str:
     """The second of every pair less the first, over the same users; a pair a seed."""
-    values = []
-    for first, second in pairs:
-        before, after = load_per_user(first), load_per_user(second)
-        assert before is not None
-        assert after is not None
-        assert np.array_equal(before["examples"], after["examples"])
-        values.append((after[metric] - before[metric]).astype(np.float64))
+    both = [paired(first, second)[metric] for first, second in pairs]
+    values = [(after - before).astype(np.float64) for before, after in both]
     return signed(estimates({metric: values})[metric].interval)
 
 

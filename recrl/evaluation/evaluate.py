@@ -32,7 +32,7 @@ from recrl.evaluation import diversity, metrics
 from recrl.evaluation.lists import Lists, named_alike
 from recrl.evaluation.metrics import PerUser
 from recrl.evaluation.protocols import PromptTable, Ranking, length_batches
-from recrl.evaluation.results import ALONE, NEW, EvaluationResult, Metric, measured, save_result, table_order
+from recrl.evaluation.results import ALONE, NEW, EvaluationResult, Metric, forget, measured, save_result, table_order
 from recrl.processes import own_rank, started_together
 from recrl.sids import codes as sid_codes
 from recrl.sids.encoders.tfidf_svd import text_embedding
@@ -212,8 +212,7 @@ def evaluate_model(subject: Subject, split: str, folder: Path) -> list[Evaluatio
     results: list[EvaluationResult] = []
     for protocol in protocols(world.dataset, split):
         begin = time.perf_counter()
-        if own_rank() == 0:
-            forget(folder, subject.name, protocol.name)
+        forget(folder, subject.name, protocol.name)
         about: dict[str, Any] = {"kind": "model", "checkpoint": str(subject.model.parent), **lists.about(width)}
         if (protocol.examples.labels >= 0).all():
             auc = metrics.auc(label_scores(policy, world, protocol.examples), protocol.examples.labels)
@@ -235,13 +234,6 @@ def evaluate_model(subject: Subject, split: str, folder: Path) -> list[Evaluatio
             results[place:place] = found
             begin = time.perf_counter()
     return results
-
-
-def forget(folder: Path, name: str, split: str) -> None:
-    """Remove what was measured of a model under this name: its rows are of one checkpoint and one config."""
-    for way in ("", NEW, ALONE, ALONE + NEW):
-        for ending in (".json", ".safetensors"):
-            (folder / f"{name}{way}-{split}{ending}").unlink(missing_ok=True)
 
 
 def _pool_recall(prompts: Prompts, protocol: Protocol) -> dict[str, PerUser]:

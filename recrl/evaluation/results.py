@@ -128,6 +128,15 @@ def save_result(
     return path
 
 
+def forget(folder: Path, name: str, split: str) -> None:
+    """Remove what ``save_result`` kept of a model in every way, so that its rows are of one checkpoint and config."""
+    if own_rank():
+        return
+    for way in ("", NEW, ALONE, ALONE + NEW):
+        for ending in (".json", ".safetensors"):
+            (folder / f"{name}{way}-{split}{ending}").unlink(missing_ok=True)
+
+
 def load_result(path: Path) -> EvaluationResult:
     """Read one result.
 
@@ -178,14 +187,18 @@ def compare_pairs(first: Path, second: Path, *, seed: int = 0) -> dict[str, Inte
     Returns:
         {} where either kept no per-user numbers or the users differ: then there is nothing to pair.
     """
+    found = {name: paired_difference(*both, seed=seed) for name, both in paired(first, second).items()}
+    return {name: interval for name, interval in found.items() if interval is not None}
+
+
+def paired(first: Path, second: Path) -> dict[str, tuple[PerUser, PerUser]]:
+    """[U] numbers of either result for every metric that both kept, user by user; {} as for ``compare_pairs``."""
     one, other = load_per_user(first), load_per_user(second)
     if one is None or other is None or load_result(first).split != load_result(second).split:
         return {}
     if not np.array_equal(one[EXAMPLES_KEY], other[EXAMPLES_KEY]):
         return {}
-    names = [name for name in one if name in other and name != EXAMPLES_KEY]
-    found = {name: paired_difference(one[name], other[name], seed=seed) for name in names}
-    return {name: interval for name, interval in found.items() if interval is not None}
+    return {name: (one[name], other[name]) for name in one if name in other and name != EXAMPLES_KEY}
 
 
 def metric_label(name: str) -> str:

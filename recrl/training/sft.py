@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import asdict, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -64,7 +65,9 @@ class Sft:
         self.soft_targets = None if self.teacher is None else Ahead(self.teacher.batch)
         self.at = Position()
         self.progress = Progress()
-        self.steps_per_epoch = len(self.rows.batches(0, self.rows.epoch(0)))  # of every epoch; tells wrong tasks, too
+        self.epoch_rows = lru_cache(maxsize=1)(self.rows.epoch)  # the first one is asked for here and where it trains
+        # Tells wrong tasks, too. The same in every epoch, but where prompts show candidates: there it varies a little.
+        self.steps_per_epoch = len(self.rows.batches(0, self.epoch_rows(0)))
 
     def train_step(self, batch: Rows, lr: float, *, taught: bool = False) -> dict[str, float]:
         """One optimiser step; the loss is a mean over the batch's scored tokens, plus the teacher's where it joins.
@@ -177,7 +180,7 @@ class Sft:
         options = self.config.sft
         per_epoch = self.steps_per_epoch
         while self.at.epoch < options.epochs and not self.progress.out_of_patience(options.patience):
-            rows = self.rows.epoch(self.at.epoch)
+            rows = self.epoch_rows(self.at.epoch)
             batches = self.rows.batches(self.at.epoch, rows)
             for number in range(self.at.batch, len(batches)):
                 last = number + 1 == len(batches)
