@@ -18,6 +18,7 @@ from recrl.components import Choice, resolve
 from recrl.data import dataset as datasets
 from recrl.data.dataset import Dataset
 from recrl.data.frequency import training_counts
+from recrl.errors import DataError, UserError
 from recrl.evaluation.metrics import ndcg_at, pass_at
 
 EDGES = (0, 1, 2, 3, 4, 5, 7, 10, 16, 31, 61)
@@ -64,14 +65,20 @@ def without(items: NDArray[np.int32], history: NDArray[np.int64]) -> NDArray[np.
     return found
 
 
-def main() -> None:
-    for folder in map(Path, sys.argv[1:]):
+def main(folders: list[Path]) -> None:
+    if not folders:
+        raise UserError("no folder", fix="python examples/protocol.py DATA, a folder that `recrl data prepare` wrote")
+    for folder in folders:
         dataset = datasets.load(folder)
         if not len(dataset.train):
-            sys.exit(f"{folder} has no training rows to count")
+            raise DataError(str(folder), why="it has no training rows to count")
         print(f"## {folder.name}: {dataset.meta['format']}, {dataset.meta['split']}\n")
         print("\n".join([*by_count(dataset), "", *ranked(dataset), ""]))
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main([Path(argument) for argument in sys.argv[1:]])
+    except UserError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from types import UnionType
+from typing import Any, Literal, Union, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -66,16 +67,28 @@ def resolve(table: Table, choice: Choice, *, where: str) -> tuple[Part, Options]
     try:
         return part, part.options.model_validate(choice.given)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, (where, *first["loc"])))
+        problems = [(one, _place(part.options, one["loc"])) for one in error.errors()]
+        first, place = problems[0]
+        key = ".".join(map(str, (where, *place)))
         if first["type"] == "extra_forbidden":
-            known = _known_options(part.options, first["loc"][:-1])
-            why, fix = f"kind {choice.kind!r} has no such option", nearest(str(first["loc"][-1]), known)
-        else:
-            why, fix = first["msg"], f"`recrl config schema` lists the options of kind {choice.kind!r}"
+            known = _known_options(part.options, place[:-1])
+            why, fix = f"kind {choice.kind!r} has no such option", nearest(str(place[-1]), known)
+        else:  # of a value that may be of several types, why it is none of them
+            why = "; ".join(one["msg"] for one, at in problems if at == place)
+            fix = f"`recrl config schema` lists the options of kind {choice.kind!r}"
         if first["type"] == "value_error":  # a rule of the part's own, between its options
             why = str(first["ctx"]["error"])
         raise ConfigError(f"{key} = {first['input']!r}", why=why, fix=fix) from None
+
+
+def _place(model: type[BaseModel], location: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """Where the options have the value: without the types that pydantic names behind a key that takes several."""
+    field = model.model_fields.get(str(location[0])) if location else None
+    if field is None or get_origin(field.annotation) in (Union, UnionType):
+        return location[:1]
+    if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+        return (*location[:1], *_place(field.annotation, location[1:]))
+    return location
 
 
 def _known_options(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:

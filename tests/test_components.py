@@ -3,7 +3,7 @@ from __future__ import annotations
 import importlib
 import sys
 import types
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from pydantic import Field, ValidationError
@@ -20,7 +20,7 @@ class Inner(Options):
 class Toy(Options):
     size: int = Field(2, ge=1)
     """How many."""
-    scale: float = 1.0
+    scale: float | Literal["auto"] = 1.0
     inner: Inner = Inner()
 
 
@@ -58,12 +58,13 @@ def test_an_unknown_kind_names_the_key_and_the_nearest(table: dict[str, str]):
     [
         ({"sise": 3}, "toys.sise = 3", "did you mean 'size'"),
         ({"size": 0}, "toys.size = 0", "greater than or equal to 1"),
+        ({"scale": "big"}, "toys.scale = 'big'", "should be 'auto'"),
         ({"size": "few"}, "toys.size = 'few'", "valid integer"),
         ({"scale": float("nan")}, "toys.scale = nan", "finite"),
         ({"scale": float("inf")}, "toys.scale = inf", "finite"),
         ({"inner": {"windows": 2}}, "toys.inner.windows = 2", "did you mean 'window'"),
     ],
-    ids=["unknown", "bound", "type", "nan", "inf", "within"],
+    ids=["unknown", "bound", "types", "type", "nan", "inf", "within"],
 )
 def test_a_wrong_option_is_told_in_full(table: dict[str, str], given: dict[str, Any], found: str, words: str):
     with pytest.raises(ConfigError) as caught:

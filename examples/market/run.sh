@@ -8,6 +8,12 @@ cd "$(dirname "$0")/../.."
 config=examples/market/market.toml
 budget=307200
 [ $# -gt 0 ] || set -- 0 1 2
+for seed in "$@"; do
+  if [[ ! $seed =~ ^[0-9]+$ ]]; then
+    echo "$seed is no seed: whole numbers, please" >&2
+    exit 2
+  fi
+done
 
 more=(--set "data.path=data/market-more" --set "sid.path=sids/market-more")
 [ -d data/market ] || recrl data synthetic --out data/market

@@ -9,10 +9,17 @@ data=${DATA:-../shared/data/amazon14}
 [ $# -gt 0 ] || set -- toys
 
 for name in "$@"; do
-  if [ ! -d "$data/$name" ]; then
-    echo "skipped $name: $data/$name is not there (set DATA)" >&2
-    continue
+  if [ ! -f "examples/$name/$name.toml" ]; then
+    echo "$name: there is no examples/$name/$name.toml; the names are toys and beauty" >&2
+    exit 2
   fi
+  if [ ! -d "$data/$name" ]; then
+    echo "$name: $data/$name is not there; DATA=FOLDER names the folder that holds it" >&2
+    exit 2
+  fi
+done
+
+for name in "$@"; do
   config=examples/$name/$name.toml
   [ -d "data/$name" ] || recrl data prepare amazon "$data/$name" --out "data/$name"
   [ -d "sids/$name" ] || recrl sid build "$config"

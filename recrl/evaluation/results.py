@@ -6,7 +6,7 @@ checkpoints evaluated on the same users can be compared in pairs later, without 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -31,6 +31,8 @@ NEW = "-new"
 ALONE = "-alone"
 """After the name of a model that is measured without its memory."""
 ABSENT = "–"
+TABLE_WIDTH, BORDERS = 80, 3
+"""Columns of a terminal that a table may take, and those of its first column that are not text."""
 
 _LABELS = {
     "hr": "HR",
@@ -230,7 +232,8 @@ def comparison_rows(results: Sequence[EvaluationResult], metrics: Sequence[str])
 
 
 def comparison_tables(results: Sequence[EvaluationResult], metrics: Sequence[str] | None = None) -> list[Table]:
-    """The same as rich tables, one a split, narrow enough for 80 columns; every metric unless some are named."""
+    """The same as rich tables of 80 columns at most, one a split and as many more as its results need; every metric
+    unless some are named."""
     from rich.table import Table
 
     tables = []
@@ -239,14 +242,34 @@ def comparison_tables(results: Sequence[EvaluationResult], metrics: Sequence[str
         title = f"{split}, {those[0].num_examples:,} examples, \u00b1 half of the 95 % interval"
         if any(result.kind == "optimum" for result in those):
             title += ", % of the optimum"
-        table = Table(title=title, padding=(0, 0, 0, 1))
-        table.add_column("", overflow="fold")
-        for result in those:
-            table.add_column(result.name, justify="right", overflow="fold")
-        for row in comparison_rows(those, metric_names(those) if metrics is None else metrics):
-            table.add_row(*row)
-        tables.append(table)
+        rows = comparison_rows(those, metric_names(those) if metrics is None else metrics)
+        label = max((_width(row[0]) for row in rows), default=0)
+        for columns in _blocks([_width(result.name) for result in those], TABLE_WIDTH - label - BORDERS):
+            table = Table(title=title, padding=(0, 0, 0, 1))
+            table.add_column("", max_width=label)
+            for column in columns:
+                table.add_column(those[column].name, justify="right", max_width=_width(those[column].name))
+            for row in rows:
+                table.add_row(row[0], *(row[1 + column] for column in columns))
+            tables.append(table)
     return tables
+
+
+def _width(text: str) -> int:
+    """Columns of the widest word, or of a number with its interval's sign."""
+    return max(len(word) for word in (*text.split(), "\u00b10.0000"))
+
+
+def _blocks(widths: Sequence[int], room: int) -> Iterator[list[int]]:
+    """The places of consecutive columns that fit side by side, each with its border; one at least."""
+    block: list[int] = []
+    for place, width in enumerate(widths):
+        if block and sum(widths[one] + 2 for one in block) + width + 2 > room:
+            yield block
+            block = []
+        block.append(place)
+    if block:
+        yield block
 
 
 def table_order(result: EvaluationResult) -> tuple[str, int, int, str]:

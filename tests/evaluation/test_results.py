@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 
 import numpy as np
 import pytest
@@ -143,17 +144,18 @@ def test_a_table_says_value_interval_and_share_and_marks_what_is_absent():
     assert [column.header for column in table.columns] == ["", "sft", "best"]
 
 
-def test_every_split_has_a_table_that_fits_80_columns():
-    names = ("popularity", "item_knn", "sft", "rl", "optimum")
+@pytest.mark.parametrize("ways", [("",), ("", "-alone", "-new", "-alone-new")])
+def test_every_split_has_tables_of_80_columns_that_break_no_word(ways: tuple[str, ...]):
+    names = ["popularity", "item_knn", "hybrid_knn", *(stage + way for stage in ("sft", "rl") for way in ways)]
     every = [result(name, split=split, hr_at_10=0.5, entropy_bits_at_10=1.0) for split in "ab" for name in names]
-    tables = comparison_tables(every)
-    assert len(tables) == 2
     console = Console(width=80, file=io.StringIO())
-    for table in tables:
+    for table in comparison_tables(every):
         console.print(table)
     text = console.file.getvalue()
     assert "…" not in text
-    assert all(name in text for name in names)
+    for word in (*names, "Entropy@10", "(bits)"):
+        assert re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", text), word
+    assert text.count("0.5000") == len(every)
 
 
 def test_labels_are_readable_and_an_unknown_name_stays():
