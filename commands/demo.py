@@ -22,7 +22,7 @@ def demo(folder: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     from rich.console import Console
 
     from recrl.demo import demo_config, run_demo  # torch loads here, so that --help answers at once
-    from recrl.evaluation.results import comparison_tables
+    from recrl.evaluation.results import ALONE, comparison_tables
 
     config = demo_config(folder, overrides)
     with (
@@ -33,6 +33,9 @@ def demo(folder: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     if as_json:
         echo_json({"report": str(page), "results": [row.model_dump(by_alias=True, mode="json") for row in results]})
         return
-    for table in comparison_tables(results, SHOWN):
+    shown = [
+        result for result in results if not result.name.endswith(ALONE)
+    ]  # one table of 80 columns; the page has all
+    for table in comparison_tables(shown, SHOWN):
         Console().print(table)
     click.echo(f"Report: {page}")

@@ -22,7 +22,8 @@ INTRODUCTION = """# Results
 Written by `results.py` from the files of the runs that `run.sh` does. Test split, 2,000 users, full ranking over 500
 items, models of the preset `tiny` from scratch. In brackets 95 % bootstrap intervals over users, and of differences
 over users and seeds. `control` is SFT on the log and as many further logged interactions as RL shows items
-(`extra_interactions`); its valid and test users are the same. `optimum` is the best that any recommender can expect.
+(`extra_interactions`); its valid and test users are the same. Both have a memory of `hybrid_knn`, each of its own log,
+and are measured once more without it. `optimum` is the best that any recommender can expect.
 """
 
 
@@ -58,8 +59,13 @@ def main_table(seeds: list[int]) -> list[str]:
         "popularity": ("market", "popularity"),
         "item_knn": ("market", "item_knn"),
         "item_knn on the control's data": ("control", "item_knn"),
+        "hybrid_knn": ("market", "hybrid_knn"),
+        "hybrid_knn on the control's data": ("control", "hybrid_knn"),
+        "SFT, without its memory": ("market", "sft-alone"),
         "SFT": ("market", "sft"),
-        "control: SFT with further logged data": ("control", "sft"),
+        "control: SFT with further logged data, without its memory": ("control", "sft-alone"),
+        "control": ("control", "sft"),
+        "SFT and RL on clicks, without its memory": ("market", "rl-alone"),
         "SFT and RL on clicks": ("market", "rl"),
         "optimum": ("market", "optimum"),
     }
@@ -79,7 +85,12 @@ def difference(pairs: list[tuple[Path, Path]], metric: str = METRIC) -> str:
 
 def differences(seeds: list[int]) -> list[str]:
     lines = []
-    others = {"SFT": ("market", "sft"), "item_knn": ("market", "item_knn"), "the control": ("control", "sft")}
+    others = {
+        "SFT": ("market", "sft"),
+        "hybrid_knn": ("market", "hybrid_knn"),
+        "the control": ("control", "sft"),
+        "the control without its memory": ("control", "sft-alone"),
+    }
     for name, (run, of) in others.items():
         pairs = [(file(f"{run}-{seed}", of), file(f"market-{seed}", "rl")) for seed in seeds]
         each = ", ".join(difference([pair]) for pair in pairs)
@@ -106,14 +117,15 @@ def stages(seeds: list[int]) -> list[str]:
 
 
 def setting_table(setting: str, seeds: list[int]) -> list[str]:
-    """Of every method the test figures of its best checkpoints, and what visitors did in its last steps."""
-    head = ("after RL", "NDCG@10, seed by seed", "minus SFT", "Cold-Recall@10 minus SFT", "clicks of items shown")
+    """Of every method the test figures of its best checkpoints, against the SFT without its memory that it began with,
+    and what visitors did in its last steps."""
+    head = ("after RL", "NDCG@10, seed by seed", "minus start", "Cold-Recall@10 minus start", "clicks of items shown")
     lines = ["| " + " | ".join([*head, "visits without a click"]) + " |", "|---" * (len(head) + 1) + "|"]
     for method in sorted({path.name.split("-")[1] for path in RUNS.glob(f"{setting}-*")}):
         runs = {seed: f"{setting}-{method}-{seed}" for seed in seeds}
         if not all(file(run, "rl").is_file() for run in runs.values()):
             continue
-        pairs = [(file(f"market-{seed}", "sft"), file(run, "rl")) for seed, run in runs.items()]
+        pairs = [(file(f"market-{seed}", "sft-alone"), file(run, "rl")) for seed, run in runs.items()]
         values = " ".join(f"{load_result(path).metrics[METRIC].value:.4f}" for _, path in pairs)
         shares = [f"{statistics.mean(last(run, name) for run in runs.values()):.4f}" for name in ANSWERED]
         cells = [method, values, difference(pairs), difference(pairs, "cold_recall@10"), *shares]

@@ -37,14 +37,16 @@ for seed in "$@"; do
   measure "control-$seed" sft
 done
 
-# setting SETTING SEED METHOD [--set ...]: 100 steps from the seed's SFT, at the learning rate that validation prefers.
+# setting SETTING SEED METHOD [--set ...]: 100 steps from the seed's SFT, without a memory, so that methods are told apart,
+# at the learning rate that validation prefers.
 setting() {
   local name=$1-$3-$2 seed=$2 method=$3
   shift 3
   local start
   start=$(python -c "from pathlib import Path; from recrl.training.checkpoint import best; print(best(Path('runs/market-$seed/sft')).model)")
   recrl rl "$config" --recipe "examples/market/$method.toml" --set "run.name=$name" --set "run.seed=$seed" \
-    --set "rl.init=$start" --set rl.steps=100 --set rl.eval_every=25 --set rl.environment.budget=0 "$@" --resume
+    --set "rl.init=$start" --set memory.weight=0 --set rl.steps=100 --set rl.eval_every=25 \
+    --set rl.environment.budget=0 "$@" --resume
   measure "$name" rl
 }
 sparse=(--set rl.environment.appeal=0.2 --set rl.environment.reveal_next=true --set rl.lr=0.00003)

@@ -163,7 +163,8 @@ def test_the_demo_trains_as_the_example_does(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.chdir(ROOT)
     demo, example = (load(Path(name)) for name in ("recrl/demo.toml", "examples/market/market.toml"))
     assert demo.rl.model_copy(update={"recipe": None}) == example.rl.model_copy(update={"recipe": None})
-    assert (demo.sft, demo.model, demo.eval) == (example.sft, example.model, example.eval)
+    for section in ("sft", "model", "memory", "eval"):
+        assert getattr(demo, section) == getattr(example, section), section
 
 
 def test_revealed_targets_serve_what_needs_them(world: Path, trained: Path, tmp_path: Path) -> None:
