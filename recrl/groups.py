@@ -436,7 +436,7 @@ def pack_active(signal: Signal, ops: Ops, entropy: Tensor | None = None) -> Pack
 
 
 def slate_entropy(items: Tensor, category: Tensor) -> Tensor:
-    """Entropy of the categories of a slate's valid items, in nats (SAGE, METHODS A-4).
+    """Entropy of the categories of a slate's valid items, in nats (SAGE, papers.md A-4).
 
     An item that stands twice counts twice: that is homogeneity. NaN where no item is valid: a failure of format says
     nothing of diversity.

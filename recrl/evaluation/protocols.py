@@ -124,7 +124,7 @@ class Slates:
     """How lists come of a model that was trained to name several items at once.
 
     ``beams`` slates of ``size`` items, best first; their items one behind the other are the list, without repetitions
-    (METHODS A-7, K above L).
+    (papers.md A-7, K above L).
     """
 
     size: int

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 FLAT = 1e-8
-"""Standard deviation below which a group says nothing (METHODS, rule 3)."""
+"""Standard deviation below which a group says nothing (papers.md, rule 3)."""
 
 
 def masked_zscore(reward: Tensor, exists: Tensor, *, scale: bool, eps: float, ddof: int) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Legal beam search as a tree over one prompt cache (SINGER's rollout, METHODS C-3 and C-4).
+"""Legal beam search as a tree over one prompt cache (SINGER's rollout, papers.md C-3 and C-4).
 
 Score = sum of log-probabilities, no length normalisation. A beam that reached a leaf is finished and keeps its score
 while others go on. A step is one forward over all beams; the prompt's keys are computed once and never copied.
@@ -129,7 +129,7 @@ class BeamOptions(RolloutOptions):
 
 
 def rollout(prompts: PromptBatch, options: BeamOptions, context: RolloutContext) -> RolloutGroups:
-    """Beams as a group; beams are not samples of the policy, GRPO takes them as if they were (METHODS C-4)."""
+    """Beams as a group; beams are not samples of the policy, GRPO takes them as if they were (papers.md C-4)."""
     responses = beam_search(context.policy, context.trie, prompts, options.group_size, options.slate_size)
     groups = item_groups(prompts, responses, context.codes)
     return _repeated(groups, options.group_size) if options.pad == "repeat_first" else groups
@@ -142,4 +142,4 @@ def _repeated(groups: RolloutGroups, size: int) -> RolloutGroups:
     return groups.responses(torch.where(place < count, place, 0))
 
 
-BEAM = Part(BeamOptions, rollout, source="SINGER, METHODS C-4")
+BEAM = Part(BeamOptions, rollout, source="SINGER, papers.md C-4")

@@ -80,4 +80,4 @@ def rollout(prompts: PromptBatch, options: SampleOptions, context: RolloutContex
     return item_groups(prompts, responses, context.codes)
 
 
-SAMPLE = Part(SampleOptions, rollout, source="METHODS C-8, COMMON")
+SAMPLE = Part(SampleOptions, rollout, source="papers.md C-8, COMMON")

@@ -1,5 +1,5 @@
 """Every reward normalised in its group by itself, then their weighted sum over the batch (SAGE, eq. 5, which is GDPO's;
-METHODS A-6).
+papers.md A-6).
 
     a_m = (R_m - mean_group R_m) / (std_group R_m + std_eps)
     a = sum_m w_m a_m,  A = (a - mean_batch a) / (std_batch a + std_eps)

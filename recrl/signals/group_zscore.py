@@ -1,4 +1,4 @@
-"""GRPO's signal: rewards centred and scaled within each group (arXiv:2402.03300; METHODS B-3).
+"""GRPO's signal: rewards centred and scaled within each group (arXiv:2402.03300; papers.md B-3).
 
     A = (R - mean R) / (std R + std_eps)
 

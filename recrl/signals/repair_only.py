@@ -1,4 +1,4 @@
-"""ReCast's repair, then GRPO's signal over all of a group (ReCast's ablation; METHODS D-7).
+"""ReCast's repair, then GRPO's signal over all of a group (ReCast's ablation; papers.md D-7).
 
     A = (R - mean R) / (std R + std_eps),  R = 1 for an anchor
 
@@ -32,5 +32,5 @@ def repair_only(
 
 
 REPAIR_ONLY = Part(
-    RepairOnlyOptions, repair_only, source="ReCast, METHODS D-7", refuses=refuses_slates, needs="targets"
+    RepairOnlyOptions, repair_only, source="ReCast, papers.md D-7", refuses=refuses_slates, needs="targets"
 )

@@ -1,4 +1,4 @@
-"""Reinforcement learning: the step of DESIGN section 2, blind to the method.
+"""Reinforcement learning: one step, blind to the method.
 
 A method is what the config's recipe composes: rollout, rewards, signal, objective. Inactive rows are gone before any
 log-probability is computed; the old log-probability is skipped where one optimiser step follows a rollout, since it

@@ -1,4 +1,4 @@
-"""A stage of a run on disk: config, environment, metrics, status (DESIGN: run directory)."""
+"""A stage of a run on disk: config, environment, metrics, status."""
 
 from __future__ import annotations
 
