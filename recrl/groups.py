@@ -18,7 +18,7 @@ from torch import Tensor
 from recrl.kernels.ops import Ops
 from recrl.kernels.shared_prefix_attention.rows import RowSizes
 from recrl.memory.recalled import Recalled
-from recrl.sids.trie import Among, Trie
+from recrl.sids.trie import AllowedNodes, Trie
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,9 @@ class PromptBatch:
         named.scatter_(1, torch.where(self.pool >= 0, self.pool, items), True)
         return named[:, :items] | (self.pool < 0).all(1, keepdim=True)
 
-    def among(self, trie: Trie) -> Among | None:
+    def allowed(self, trie: Trie) -> AllowedNodes | None:
         """The nodes that lead to each prompt's candidates; None where every node counts."""
-        return None if self.pool is None else trie.among(self.pool, trie.root[self.start])
+        return None if self.pool is None else trie.allowed(self.pool, trie.root[self.start])
 
     def select(self, rows: Tensor) -> PromptBatch:
         """Some prompts, cut to the longest of them."""

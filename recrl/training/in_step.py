@@ -20,5 +20,5 @@ def in_step(policy: DecoderPolicy, ranks: Ranks, own: list[T], spare: Callable[[
     parts = [(part, 1.0) for part in own]
     if policy.replicated:
         return parts
-    missing = max(ranks.gather(len(own))) - len(own)
+    missing = max(ranks.all_gather(len(own))) - len(own)
     return parts + [(spare(), 0.0) for _ in range(missing)]
