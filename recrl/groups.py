@@ -194,9 +194,10 @@ class PackedSizes:
     """Sizes of ``PackedGroups`` in the host's memory, so that no micro-batch waits for the device.
 
     Attributes:
-        rows: prompts' lengths, rows a prompt, rows' fed tokens, and the prompts' distinct ones.
+        rows: prompts' lengths, rows a prompt, rows' response-prefix tokens, and the prompts' distinct ones.
         chosen: [N] tokens of a row that the policy chose.
-        seen: [B] tokens of their own rows that the prompts' distinct fed tokens see together, each itself among them.
+        seen: [B] tokens of their own rows that the prompts' distinct response-prefix tokens see together, themselves
+            included.
     """
 
     rows: RowSizes
@@ -222,7 +223,7 @@ class Distinct:
 
 
 def distinct_tokens(tokens: Tensor, fed: Tensor, prompt_of: Tensor) -> Distinct:
-    """Where rows of a prompt begin alike; nothing waits for the device.
+    """Where rows of a prompt share a prefix; no host-device sync.
 
     Args:
         tokens: [N, K] ids, below 2^31.
@@ -290,7 +291,7 @@ class PackedGroups:
 
     @cached_property
     def distinct(self) -> Distinct:
-        """Which fed tokens are one: rows of a prompt that begin alike have the same states there."""
+        """Which response-prefix tokens are one: rows of a prompt that share a prefix have the same states there."""
         return distinct_tokens(self.tokens[:, :-1], self.fed, self.prompt_of)
 
     @cached_property
@@ -335,7 +336,7 @@ class PackedGroups:
 
     @property
     def states(self) -> int:
-        """States that something is predicted from: every prompt's last, and those of the responses' fed tokens."""
+        """States that something is predicted from: every prompt's last, and those of response-prefix tokens."""
         return len(self.prompts) + sum(self.sizes.rows.own)
 
     @property

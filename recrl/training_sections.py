@@ -159,7 +159,7 @@ class RlSection(Section):
     """Where prompts come from and what answers the responses: the log's training rows, whose targets are known, or the
     users of a synthetic marketplace, who click."""
     rollout: Choice = Choice(kind="beam")
-    """How a group of responses comes to be."""
+    """How responses are generated."""
     rewards: list[Choice] = Field(default_factory=lambda: [Choice(kind="hit")], min_length=1)
     """What a response is worth; several are combined by the signal."""
     signal: Choice = Choice(kind="group_zscore")

@@ -271,7 +271,7 @@ class DecoderPolicy(ABC):
         count, width = batch.tokens.shape
 
         def places(width: int) -> Tensor:
-            """[F] of the fed tokens in an [N, width] table."""
+            """[F] of the response-prefix tokens in an [N, width] table."""
             return runs(torch.arange(0, count * width, width, device=self.device), length, sum(sizes.rows.row))
 
         shared = number.flatten()[places(width - 1)] if width > 1 else None

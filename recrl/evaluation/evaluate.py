@@ -326,7 +326,7 @@ def label_scores(policy: DecoderPolicy, world: World, examples: Examples) -> NDA
     prompts = world.writer.prompts(examples)
     words = torch.tensor([world.writer.label_token(label) for label in range(len(LABELS))], device=policy.device)
     scores = np.empty(len(prompts))
-    table = PromptTable.asking_nothing(prompts)
+    table = PromptTable.without_targets(prompts)
     for rows in length_batches(prompts, policy.token_budget, 0):
         _, hidden = policy.prefill(table.batch(rows, policy.device))
         logits = policy.candidate_logits(hidden, words.expand(len(rows), 1, -1))

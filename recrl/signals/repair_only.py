@@ -26,9 +26,9 @@ def repair_only(
     """An anchor earns 1, beside the weighted sums of the others."""
     total, scored = weighted_total(groups, rewards, weights)
     made = with_anchors(groups, total, scored, options, context)
-    advantage, telling = normalised(made.reward, made.usable, options)
-    active = made.usable & telling.unsqueeze(1) if options.drop_flat else made.groups.exists
-    return Signal(made.groups, advantage, active, made.repaired & telling, made.state)
+    advantage, informative = normalised(made.reward, made.usable, options)
+    active = made.usable & informative.unsqueeze(1) if options.drop_flat else made.groups.exists
+    return Signal(made.groups, advantage, active, made.repaired & informative, made.state)
 
 
 REPAIR_ONLY = Part(

@@ -68,7 +68,7 @@ def _newest(folder: Path) -> checkpoint.Checkpoint | None:
 
 
 def _run(stage: Stage, report: Report) -> dict[str, Any]:
-    """Run, and leave word where it fails."""
+    """Run, and record status `failed` where it fails."""
     try:
         with explained_memory():
             return stage.run(report)

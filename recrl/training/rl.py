@@ -84,7 +84,7 @@ class Rl:
 
     @property
     def keeps_prompts(self) -> bool:
-        """The update may go on from what the rollout has read: one rollout, the same weights, the same rank.
+        """The update may reuse the rollout's prompt forward pass: one rollout, the same weights, the same rank.
 
         In bfloat16 autocast would hold a second copy of every matrix for it.
         """
