@@ -61,7 +61,7 @@ def made(folder: Path, items: int) -> RunConfig:
 def measure(config: RunConfig, count: int, beams: int, repeats: int) -> None:
     """Prints medians of searches that take turns."""
     world, policy = starting_point(config)
-    table = PromptTable.asking_nothing(Validation.make(config, world).prompts)
+    table = PromptTable.without_targets(Validation.make(config, world).prompts)
     prompts = table.batch(np.arange(count), world.device)
     memory = policy.memory
     assert memory is not None, "memory.weight is 0"

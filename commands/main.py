@@ -83,7 +83,7 @@ def main(arguments: list[str] | None = None) -> Any:
 
 
 def run() -> None:
-    """The program: a command, and at its good end a farewell to the other processes.
+    """The program: a command, and after success the shutdown of the process group.
 
     Threads that still carry their connections would abort the interpreter as it ends. After a failure nothing is waited
     for: torchrun ends the others.

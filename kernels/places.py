@@ -68,7 +68,7 @@ class Places:
 def runs(start: Tensor, length: Tensor, total: int) -> Tensor:
     """[N] starts and lengths -> [total]: start, start + 1 ... of every run, one run behind the other.
 
-    ``total`` is the sum of the lengths; with it nothing waits for the device.
+    ``total`` is the sum of the lengths; with it there is no host-device sync.
     """
     begin = length.cumsum(0) - length
     offset = (start - begin).repeat_interleave(length, output_size=total)

@@ -140,7 +140,7 @@ class BackendSection(Section):
     """Devices that hold one copy of the model together (``engine = "megatron"``); the processes that torchrun starts
     make as many copies as fit."""
     logprob_space: Literal["raw", "legal"] = "raw"
-    """What a log-probability is normalised over: the whole vocabulary, or the legal continuations (METHODS, rule 4)."""
+    """What a log-probability is normalised over: the vocabulary, or the legal continuations (papers.md, rule 4)."""
     mfu: Literal["computed", "verl"] = "computed"
     """What ``perf/mfu/actor`` counts: the products that are computed, or, as verl, all parameters for every token, with
     the embedding's lookup and the head at tokens that nothing is predicted from."""
@@ -183,7 +183,7 @@ class EvalSection(Section):
     cold_fraction: float = Field(0.2, gt=0, lt=1)
     """Share of the items, the rarest in training, that Cold-Recall counts as cold."""
     cold_denominator: Literal["cold", "all"] = "cold"
-    """Whom Cold-Recall is the mean over: users whose target is cold, or all of them (METHODS A-8)."""
+    """Whom Cold-Recall is the mean over: users whose target is cold, or all of them (papers.md A-8)."""
 
     @model_validator(mode="after")
     def _wide_enough(self) -> Self:

@@ -18,7 +18,7 @@ from torch import Tensor
 from recrl.kernels.ops import Ops
 from recrl.kernels.shared_prefix_attention.rows import RowSizes
 from recrl.memory.recalled import Recalled
-from recrl.sids.trie import Among, Trie
+from recrl.sids.trie import AllowedNodes, Trie
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,9 @@ class PromptBatch:
         named.scatter_(1, torch.where(self.pool >= 0, self.pool, items), True)
         return named[:, :items] | (self.pool < 0).all(1, keepdim=True)
 
-    def among(self, trie: Trie) -> Among | None:
+    def allowed(self, trie: Trie) -> AllowedNodes | None:
         """The nodes that lead to each prompt's candidates; None where every node counts."""
-        return None if self.pool is None else trie.among(self.pool, trie.root[self.start])
+        return None if self.pool is None else trie.allowed(self.pool, trie.root[self.start])
 
     def select(self, rows: Tensor) -> PromptBatch:
         """Some prompts, cut to the longest of them."""
@@ -194,9 +194,10 @@ class PackedSizes:
     """Sizes of ``PackedGroups`` in the host's memory, so that no micro-batch waits for the device.
 
     Attributes:
-        rows: prompts' lengths, rows a prompt, rows' fed tokens, and the prompts' distinct ones.
+        rows: prompts' lengths, rows a prompt, rows' response-prefix tokens, and the prompts' distinct ones.
         chosen: [N] tokens of a row that the policy chose.
-        seen: [B] tokens of their own rows that the prompts' distinct fed tokens see together, each itself among them.
+        seen: [B] tokens of their own rows that the prompts' distinct response-prefix tokens see together, themselves
+            included.
     """
 
     rows: RowSizes
@@ -222,7 +223,7 @@ class Distinct:
 
 
 def distinct_tokens(tokens: Tensor, fed: Tensor, prompt_of: Tensor) -> Distinct:
-    """Where rows of a prompt begin alike; nothing waits for the device.
+    """Where rows of a prompt share a prefix; no host-device sync.
 
     Args:
         tokens: [N, K] ids, below 2^31.
@@ -290,7 +291,7 @@ class PackedGroups:
 
     @cached_property
     def distinct(self) -> Distinct:
-        """Which fed tokens are one: rows of a prompt that begin alike have the same states there."""
+        """Which response-prefix tokens are one: rows of a prompt that share a prefix have the same states there."""
         return distinct_tokens(self.tokens[:, :-1], self.fed, self.prompt_of)
 
     @cached_property
@@ -335,7 +336,7 @@ class PackedGroups:
 
     @property
     def states(self) -> int:
-        """States that something is predicted from: every prompt's last, and those of the responses' fed tokens."""
+        """States that something is predicted from: every prompt's last, and those of response-prefix tokens."""
         return len(self.prompts) + sum(self.sizes.rows.own)
 
     @property
@@ -436,7 +437,7 @@ def pack_active(signal: Signal, ops: Ops, entropy: Tensor | None = None) -> Pack
 
 
 def slate_entropy(items: Tensor, category: Tensor) -> Tensor:
-    """Entropy of the categories of a slate's valid items, in nats (SAGE, METHODS A-4).
+    """Entropy of the categories of a slate's valid items, in nats (SAGE, papers.md A-4).
 
     An item that stands twice counts twice: that is homogeneity. NaN where no item is valid: a failure of format says
     nothing of diversity.

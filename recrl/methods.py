@@ -28,7 +28,7 @@ OPENING = """\
 # Methods
 
 Written by `python -m recrl.methods` from the recipe files and the docstrings of the code; the suite fails where this
-page is out of date. METHODS sections name the implementation sheet that the tests' worked numbers come from.
+page is out of date. `papers.md B-3` is a section of [papers.md](papers.md): the formulas and their readings.
 
 A method is a recipe: rollout, rewards, signal, objective, tasks and schedule. `recrl rl CONFIG --recipe NAME` trains
 with one, `recrl recipe show NAME` prints it, `recrl recipe diff A B` compares two. Any objective goes with any signal

@@ -75,7 +75,7 @@ class TeacherSection(Section):
 
 class SftSection(Section):
     tasks: dict[str, float] = Field(default_factory=lambda: {"next": 1.0})
-    """Task -> weight: how many times an epoch shows each of its examples (METHODS C-2)."""
+    """Task -> weight: how many times an epoch shows each of its examples (papers.md C-2)."""
     label_fill: Literal["", "tag"] = ""
     """What a slate is filled up with where fewer items are left: nothing, or items of the last one's category."""
     feedback: Path | None = None
@@ -134,7 +134,7 @@ class RlSection(Section):
     """Draws the order of the prompts, their targets and the responses; default: ``run.seed``, which draws the
     validation examples in either case, so that runs with different seeds of RL are compared on the same examples."""
     tasks: dict[str, float] = Field(default_factory=lambda: {"next": 1.0})
-    """Task -> weight: how many times a pass over the prompts shows each of its examples (METHODS C-2)."""
+    """Task -> weight: how many times a pass over the prompts shows each of its examples (papers.md C-2)."""
     steps: int = Field(100, ge=1)
     """Rollouts, each followed by ``epochs`` x ``mini_batches`` optimiser steps."""
     max_rollouts: int | None = Field(None, ge=1)
@@ -148,7 +148,7 @@ class RlSection(Section):
     (``frontier``), for rewards that need no target."""
     max_gen_batches: int = Field(1, ge=1)
     """Rollouts of one step at most: groups whose rewards are all equal give way to further prompts until
-    ``prompts_per_step`` groups are left (DAPO's dynamic sampling, METHODS B-6); 1 keeps every group."""
+    ``prompts_per_step`` groups are left (DAPO's dynamic sampling, papers.md B-6); 1 keeps every group."""
     epochs: int = Field(1, ge=1)
     """Passes over a rollout."""
     feedback_share: float = Field(0.0, ge=0, le=1)
@@ -159,7 +159,7 @@ class RlSection(Section):
     """Where prompts come from and what answers the responses: the log's training rows, whose targets are known, or the
     users of a synthetic marketplace, who click."""
     rollout: Choice = Choice(kind="beam")
-    """How a group of responses comes to be."""
+    """How responses are generated."""
     rewards: list[Choice] = Field(default_factory=lambda: [Choice(kind="hit")], min_length=1)
     """What a response is worth; several are combined by the signal."""
     signal: Choice = Choice(kind="group_zscore")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -22,3 +24,10 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("../shared (real data for development) is absent")
     return SHARED.resolve()
+
+
+@pytest.fixture(scope="session")
+def worked() -> dict[str, Any]:
+    """The worked numbers of ``docs/papers.md``."""
+    found: dict[str, Any] = json.loads((Path(__file__).parent / "worked.json").read_text())
+    return found

@@ -1,4 +1,4 @@
-"""The strongest positive and the hardest negative of every group on Ascend; ``reference.py`` is the meaning.
+"""The strongest positive and the hardest negative of every group on Ascend; ``reference.py`` is the specification.
 
 The kernel is that of ``triton_gpu.py``, but Ascend's compiler takes no float64, and a grid ends at 65,535 programs.
 

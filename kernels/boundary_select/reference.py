@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def boundary_select(reward: Tensor, score: Tensor, logp: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-    """ReCast's boundary pair, with ties broken the same way on every device (METHODS D-4).
+    """ReCast's boundary pair, with ties broken the same way on every device (papers.md D-4).
 
     A positive is a valid response with a reward above 0, a negative a valid one with a reward of 0. Of the positives
     the one with the largest reward is taken, of the negatives the one with the largest structural score; ties go to the

@@ -1,4 +1,4 @@
-"""The strongest positive and the hardest negative of every group in one Triton kernel; ``reference.py`` is the meaning.
+"""The strongest positive and the hardest negative of every group in one kernel; ``reference.py`` is the specification.
 
 Torch needs some thirty launches for what is a single pass over the group: every lane keeps the first response, in the
 order of preference, of those that it has met, and the lanes are compared at the end. No two responses are equal in that

@@ -1,4 +1,4 @@
-"""Sequence-level importance ratio on Ascend; ``reference.py`` is the meaning.
+"""Sequence-level importance ratio on Ascend; ``reference.py`` is the specification.
 
 The kernels are those of ``triton_gpu.py``, but a grid ends at 65,535 programs.
 

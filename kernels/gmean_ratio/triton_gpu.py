@@ -1,4 +1,4 @@
-"""Sequence-level importance ratio as two fused Triton kernels; ``reference.py`` is the meaning.
+"""Sequence-level importance ratio as two fused Triton kernels; ``reference.py`` is the specification.
 
 Torch writes the difference, the masked difference and both sums to memory; here a row is read once and one number
 leaves.

@@ -1,4 +1,4 @@
-"""Log-probabilities from hidden states and the output matrix on Ascend, in Triton; ``reference.py`` is the meaning.
+"""Log-probabilities from hidden states and the output matrix on Ascend; ``reference.py`` is the specification.
 
 The method is that of ``triton_gpu.py``: a running log-sum-exp forward, and backward a bounded workspace of dlogits that
 the vendor's matmul takes. What differs is what the compiler makes of it. Rows are read as whole tiles behind a mask: an

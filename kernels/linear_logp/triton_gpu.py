@@ -1,4 +1,4 @@
-"""Log-probabilities from hidden states and the output matrix as Triton kernels; ``reference.py`` is the meaning.
+"""Log-probabilities from hidden states and the output matrix as Triton kernels; ``reference.py`` is the specification.
 
 Over the whole vocabulary the [T, V] logits never exist. Forward: one kernel multiplies tile by tile and keeps a running
 log-sum-exp. Backward: another recomputes the logits of some columns and writes their gradient to a bounded workspace,

@@ -1,4 +1,4 @@
-"""Places of the active rows in the packed layout on Ascend; ``reference.py`` is the meaning.
+"""Places of the active rows in the packed layout on Ascend; ``reference.py`` is the specification.
 
 The kernels are those of ``triton_gpu.py``, but a grid ends at 65,535 programs.
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def pack_active(active: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Which prompts and rows are left when the inactive rows are gone (ReCast's physical filtering, METHODS D-6).
+    """Which prompts and rows are left when the inactive rows are gone (ReCast's physical filtering, papers.md D-6).
 
     Args:
         active: [B, G] bool.

@@ -1,4 +1,4 @@
-"""Places of the active rows in the packed layout, by two Triton kernels; ``reference.py`` is the meaning.
+"""Places of the active rows in the packed layout, by two Triton kernels; ``reference.py`` is the specification.
 
 Compaction without atomics: count every prompt's rows, add the counts up, then let every prompt write where its own rows
 begin. The order is therefore the same on every run. The host reads both totals once, to size the results.

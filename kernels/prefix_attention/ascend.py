@@ -1,4 +1,4 @@
-"""Two-part attention on Ascend, in Triton; ``reference.py`` is the meaning.
+"""Two-part attention on Ascend, in Triton; ``reference.py`` is the specification.
 
 The kernels are those of ``triton_kernels.py``. Here the queries of a key head lie together: then a tile's lines follow
 one another and are copied as a block, where the lines of ``triton_gpu.py`` would be read one by one, those past the

@@ -1,4 +1,4 @@
-"""Two-part attention as Triton kernels, forward and backward; ``reference.py`` is the meaning.
+"""Two-part attention as Triton kernels, forward and backward; ``reference.py`` is the specification.
 
 The device code, and how it works, is in ``triton_kernels.py``, the node of the graph in ``triton_host.py``.
 """

@@ -14,12 +14,12 @@ from recrl.kernels.places import Places, runs
 
 @dataclass(frozen=True)
 class RowSizes:
-    """The lengths of ``PrefixRows`` in the host's memory, so that nothing waits for the device.
+    """The lengths of ``PrefixRows`` in the host's memory, so that there is no host-device sync.
 
     Attributes:
         prompt: [B] tokens of every prompt.
         group: [B] responses of every prompt.
-        row: [N] fed tokens of every response.
+        row: [N] response-prefix tokens of every response.
         own: [B] tokens of the flat row that hold them.
     """
 
@@ -31,17 +31,17 @@ class RowSizes:
 
 @dataclass(frozen=True)
 class PrefixRows:
-    """All prompts one behind the other, then the fed tokens of all responses.
+    """All prompts one behind the other, then the response-prefix tokens of all responses.
 
-    Responses of a prompt that begin alike have one state where they are alike, so that one token of the flat row may
-    hold a fed token of each of them: it stands where the first of them has it.
+    Responses of a prompt that share a prefix have one state for it, so that one token of the flat row may
+    hold a token of each of them: it stands where the first of them has it.
 
     Letters: T tokens of the flat row, B prompts, N responses, W responses of the largest group, K tokens of the longest
-    response, F fed tokens of all responses, U tokens of the flat row that hold them.
+    response, F response-prefix tokens of all responses, U tokens of the flat row that hold them.
 
     Attributes:
         prompt_length: [B].
-        row_length: [N] tokens of every response that are fed, which may be 0.
+        row_length: [N] tokens of every response that are input, which may be 0.
         prompt_of: [N] prompt of every response, ascending.
         shared: [F] which of the U tokens holds each fed token, row by row; in the order of their first uses, so that
             those of a prompt stand side by side. None where every fed token has one of its own.
@@ -118,7 +118,7 @@ class PrefixRows:
 
     @cached_property
     def responses(self) -> tuple[Places, int]:
-        """[B, W * K] grid of the F fed tokens, and W."""
+        """[B, W * K] grid of the F response-prefix tokens, and W."""
         count = len(self.prompt_length)
         if not len(self.prompt_of):
             return Places(count, 0, self.prompt_of), 0

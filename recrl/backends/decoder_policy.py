@@ -26,7 +26,7 @@ from recrl.kernels.shared_prefix_attention.rows import PrefixRows
 from recrl.memory.head import MemoryHead
 from recrl.memory.prior import NodePrior, node_prior
 from recrl.models.shared_prefix import Continue, Extend, Layout, Packed, Prefill, ReadPrompts
-from recrl.sids.trie import Among, Trie
+from recrl.sids.trie import AllowedNodes, Trie
 
 LOGITS_AT_ONCE = 1 << 19
 """Logits held at once where none is kept for a backward pass: 2 MiB in float32, which stay in a CPU's cache."""
@@ -180,7 +180,7 @@ class DecoderPolicy(ABC):
         }
 
     def train_memory(self) -> None:
-        """From now on the memory's learned part is among the parameters; it is fixed until then."""
+        """From now on the memory's learned part is allowed the parameters; it is fixed until then."""
         if self.memory is not None:
             self.memory.requires_grad_(True)
 
@@ -237,7 +237,7 @@ class DecoderPolicy(ABC):
         token: Tensor,
         node: Tensor,
         source: Tensor,
-        among: Among | None,
+        allowed: AllowedNodes | None,
         prior: NodePrior | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Of tokens that were all chosen at nodes: [T] log-probabilities and entropies.
@@ -245,23 +245,23 @@ class DecoderPolicy(ABC):
         Args:
             hidden: [S, H] states.
             source: [T] state that predicts each token.
-            among: nodes that the legal continuations of each token lead to; None where any may follow.
+            allowed: nodes that the legal continuations of each token lead to; None where any may follow.
             prior: what the memory adds to the logits of each token's legal continuations.
         """
         with autocast(self.device, self.dtype):
             if self.space == "raw" and prior is None:
                 return self.output.logp(hidden, token, source)
-            return self._legal_logp(hidden.index_select(0, source), token, node, among, prior)
+            return self._legal_logp(hidden.index_select(0, source), token, node, allowed, prior)
 
     def _legal_logp(
         self,
         hidden: Tensor,
         token: Tensor,
         node: Tensor,
-        among: Among | None = None,
+        allowed: AllowedNodes | None = None,
         prior: NodePrior | None = None,
     ) -> tuple[Tensor, Tensor]:
-        edge, exists = self.trie.edges(node, max(self.trie.fanout), among)
+        edge, exists = self.trie.edges(node, max(self.trie.fanout), allowed)
         bias = None if prior is None else prior.steps(node, self.trie.child(edge))
         return self.output.legal_logp(hidden, token, self.trie.tokens(edge), exists, bias)
 
@@ -271,7 +271,7 @@ class DecoderPolicy(ABC):
         count, width = batch.tokens.shape
 
         def places(width: int) -> Tensor:
-            """[F] of the fed tokens in an [N, width] table."""
+            """[F] of the response-prefix tokens in an [N, width] table."""
             return runs(torch.arange(0, count * width, width, device=self.device), length, sum(sizes.rows.row))
 
         shared = number.flatten()[places(width - 1)] if width > 1 else None
@@ -288,14 +288,14 @@ class DecoderPolicy(ABC):
         source = torch.cat([batch.prompt_of.unsqueeze(1), len(prompts) + number], 1).flatten()
         chosen = marked(batch.mask.flatten(), sum(sizes.chosen))
         prior = self.prior(prompts)
-        among = prompts.among(self.trie) if self.space == "legal" or prior is not None else None
+        allowed = prompts.allowed(self.trie) if self.space == "legal" or prior is not None else None
         of_row = batch.prompt_of[chosen // width]
         value, spread = self.response_logp(
             states,
             batch.tokens.flatten()[chosen],
             batch.nodes.flatten()[chosen],
             source[chosen],
-            among and among.of(of_row),
+            allowed and allowed.of(of_row),
             prior and prior.of(of_row),
         )
         nothing = value.new_zeros(batch.mask.numel())

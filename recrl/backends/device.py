@@ -25,7 +25,7 @@ def choose_device(wanted: str) -> torch.device:
     """``auto`` takes the accelerator if there is one and says so; any other name works or fails.
 
     Raises:
-        UserError: the device is not to be had on this machine.
+        UserError: the device is not available on this machine.
     """
     if wanted == "auto":
         device = _accelerator() or torch.device("cpu")
@@ -51,7 +51,7 @@ def local_device(wanted: str, local_rank: int) -> torch.device:
         local_rank: the process's place on its node, from 0.
 
     Raises:
-        UserError: the device is not to be had, or the node has fewer of them than processes.
+        UserError: the device is not available, or the node has fewer of them than processes.
     """
     device = choose_device(wanted)
     if device.type == "cpu":

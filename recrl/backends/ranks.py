@@ -75,7 +75,7 @@ class Ranks:
         begin = sum(who < self.data_rank for who in owner)
         return slice(begin, begin + sum(who == self.data_rank for who in owner))
 
-    def gather(self, mine: T) -> list[T]:
+    def all_gather(self, mine: T) -> list[T]:
         """What every copy of the model has made, in their order; tensors have to lie in the host's memory."""
         if self.data_group is None:
             return [mine]
@@ -83,28 +83,28 @@ class Ranks:
         dist.all_gather_object(parts, mine, group=self.host_group)
         return parts
 
-    def add(self, values: Tensor) -> Tensor:
+    def all_reduce(self, values: Tensor) -> Tensor:
         """The sum over the copies of the model, in place."""
         if self.data_group is not None:
             dist.all_reduce(values, group=self.data_group)
         return values
 
-    def add_all(self, tensors: Iterable[Tensor]) -> None:
+    def all_reduce_many(self, tensors: Iterable[Tensor]) -> None:
         """Every tensor becomes its sum over the copies of the model; small ones travel together."""
         if self.data_group is None:
             return
         for bucket in buckets(list(tensors), BUCKET_BYTES):
-            flat = self.add(torch.cat([tensor.flatten() for tensor in bucket]))
+            flat = self.all_reduce(torch.cat([tensor.flatten() for tensor in bucket]))
             for tensor, total in zip(bucket, flat.split([tensor.numel() for tensor in bucket]), strict=True):
                 tensor.copy_(total.view_as(tensor))
 
-    def send(self, tensor: Tensor, owner: int) -> None:
+    def broadcast(self, tensor: Tensor, owner: int) -> None:
         """Overwrite ``tensor`` with that of the copy ``owner``."""
         if self.data_group is not None:
             source = owner * self.tensor_parallel + self.rank % self.tensor_parallel
             dist.broadcast(tensor, source, group=self.data_group)
 
-    def agree(self, mine: T) -> T:
+    def broadcast_from_first(self, mine: T) -> T:
         """What the first rank has."""
         if self.all_group is None:
             return mine
@@ -112,7 +112,7 @@ class Ranks:
         dist.broadcast_object_list(box, 0, group=self.all_group)
         return box[0]
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Until all ranks are here."""
         if self.all_group is not None:
             dist.barrier(self.all_group)

@@ -1,4 +1,4 @@
-"""Candidates that a prompt shows: the best items of a collaborative scorer, never the target by force (METHODS A-7).
+"""Candidates that a prompt shows: the best items of a collaborative scorer, never the target by force (papers.md A-7).
 
 The scorer is fitted on the training sequences. A history that was cut from one of them is scored without what that
 sequence itself added to the counts: else its target would be among the candidates more often than that of a history

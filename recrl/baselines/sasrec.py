@@ -1,4 +1,4 @@
-"""SASRec: causal self-attention over the items of a history (arXiv:1808.09781; METHODS F).
+"""SASRec: causal self-attention over the items of a history (arXiv:1808.09781; papers.md F).
 
 Learned positions, blocks of attention and a pointwise feed-forward net with the norm first; an item's score is the
 product of the last state with its embedding. Trained by cross-entropy over all items, which needs fewer passes than the

@@ -1,4 +1,4 @@
-"""Matched-budget ratios (METHODS D-8): what a recipe needs to reach the score that another one ends with.
+"""Matched-budget ratios (papers.md D-8): what a recipe needs to reach the score that another one ends with.
 
 ReCast's ratio is in training steps, from the first checkpoint that scores as much. Here the validations are the
 checkpoints, the score is their mean over seeds, and the ratio is given in responses and in optimiser steps: recipes of

@@ -81,7 +81,7 @@ class Training(Figures):
 
 
 class BudgetRatio(Figures):
-    """What a recipe needs to reach what a baseline ends with, over what the baseline spends (METHODS D-8).
+    """What a recipe needs to reach what a baseline ends with, over what the baseline spends (papers.md D-8).
 
     Both are None where the recipe's mean curve never gets there, or where the baseline ends at or below the start.
     """

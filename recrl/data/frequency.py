@@ -1,4 +1,4 @@
-"""How often training shows an item, and which items are cold (METHODS A-8)."""
+"""How often training shows an item, and which items are cold (papers.md A-8)."""
 
 from __future__ import annotations
 

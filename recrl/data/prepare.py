@@ -19,7 +19,7 @@ from recrl.data.summary import summarise
 from recrl.errors import ConfigError
 
 SplitName = Literal["leave-one-out", "chronological"]
-HISTORY_LIMITS: dict[str, int] = {"leave-one-out": 20, "chronological": 10}  # METHODS F
+HISTORY_LIMITS: dict[str, int] = {"leave-one-out": 20, "chronological": 10}  # papers.md F
 GIVEN_HISTORY_LIMIT = 10
 
 

@@ -1,4 +1,4 @@
-"""Examples -> token ids: one template for SFT, RL and evaluation (METHODS C-2).
+"""Examples -> token ids: one template for SFT, RL and evaluation (papers.md C-2).
 
 Text names an item as ``<|item:INDEX|>``; the writer puts the item's SID tokens in its place. Plain histories take a
 path without text, vectorised over the whole data set.
@@ -247,7 +247,7 @@ class PromptWriter:
         return unicodedata.normalize("NFC", " ".join(words))
 
     def topics(self, history: NDArray[np.int32]) -> str:
-        """RecLLM's history (METHODS A-7): a sentence a category, in the order in which the user came to them.
+        """RecLLM's history (papers.md A-7): a sentence a category, in the order in which the user came to them.
 
         Every item with its title, its brand and the beginning of its description, oldest first; with SIDs its SID
         besides.

@@ -1,7 +1,7 @@
 """The marketplace in RecIF's parquet format, so that OpenOneRec's protocol runs without the benchmark's own data.
 
 A third of the categories are videos, a third ads, a third products. The first 70 % of a user's sequence are history,
-the rest targets. Users are split 80 / 20 into train and test, as in the benchmark (METHODS E-2).
+the rest targets. Users are split 80 / 20 into train and test, as in the benchmark (papers.md E-2).
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ class Split:
 
 
 def leave_one_out(log: InteractionLog) -> Split:
-    """Last interaction = test target, the one before = valid target, the rest = train (METHODS F).
+    """Last interaction = test target, the one before = valid target, the rest = train (papers.md F).
 
     Users of fewer than three interactions are all train, and so are those that the log names. Histories are stored
     whole; the limit is applied to prompts.
@@ -56,7 +56,7 @@ def chronological(log: InteractionLog, history_limit: int) -> Split:
     """Sliding samples (history -> next), ordered by (target time, user, position), cut at int(.8N) and int(.9N).
 
     Within a user targets are in order of time, so the train part of a user is a prefix of the sequence. Histories of
-    valid and test hold the last ``history_limit`` items (METHODS F). A user without a train sample gives no training
+    valid and test hold the last ``history_limit`` items (papers.md F). A user without a train sample gives no training
     sequence.
 
     Raises:

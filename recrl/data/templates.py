@@ -1,4 +1,4 @@
-"""How prompts read: one template for SFT, RL and evaluation (METHODS C-2 and A-7)."""
+"""How prompts read: one template for SFT, RL and evaluation (papers.md C-2 and A-7)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Diversity, coverage and cold items of ranked lists (SAGE's tables; METHODS A-8).
+"""Diversity, coverage and cold items of ranked lists (SAGE's tables; papers.md A-8).
 
 Letters: U users, K positions of a list, N items, C categories, D embedding width. ``predictions`` [U, K] are read as in
 ``metrics.py``: -1 is no item, a duplicate keeps its position.
@@ -47,7 +47,7 @@ def category_codes(categories: Sequence[str]) -> NDArray[np.int32]:
 
 
 def entropy_at(predictions: Ints, categories: Ints, k: int) -> Entropy:
-    """Entropy@k. SAGE's tables pool over users; bits are the likely unit there (METHODS A-8).
+    """Entropy@k. SAGE's tables pool over users; bits are the likely unit there (papers.md A-8).
 
     A duplicate counts as often as it is shown. Positions without an item, and items without a category, are left out.
 

@@ -1,7 +1,7 @@
 """Trained models, baselines and the known optimum on one split, under one protocol.
 
 Full ranking over the catalogue by constrained beam search, nothing of the history removed, everything by item id and
-never by SID string (METHODS, section F). ``eval.exclude_history`` adds lists without the items of the history.
+never by SID string (papers.md, section F). ``eval.exclude_history`` adds lists without the items of the history.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Measures:
 
     @property
     def level_scores(self) -> tuple[float, ...]:
-        """Credit of a partial hit: 1, 10, 100 for one, two, three equal leading codes (METHODS D-2 times 100)."""
+        """Credit of a partial hit: 1, 10, 100 for one, two, three equal leading codes (papers.md D-2 times 100)."""
         return tuple(10.0**level for level in range(self.codes.shape[1]))
 
     @property
@@ -322,11 +322,11 @@ def _optimum(dataset: Dataset, measures: Measures, protocol: Protocol, folder: P
 
 @torch.no_grad()
 def label_scores(policy: DecoderPolicy, world: World, examples: Examples) -> NDArray[np.float64]:
-    """[U]: P(yes) / (P(yes) + P(no)) from the first token of either word (METHODS E-2, label prediction)."""
+    """[U]: P(yes) / (P(yes) + P(no)) from the first token of either word (papers.md E-2, label prediction)."""
     prompts = world.writer.prompts(examples)
     words = torch.tensor([world.writer.label_token(label) for label in range(len(LABELS))], device=policy.device)
     scores = np.empty(len(prompts))
-    table = PromptTable.asking_nothing(prompts)
+    table = PromptTable.without_targets(prompts)
     for rows in length_batches(prompts, policy.token_budget, 0):
         _, hidden = policy.prefill(table.batch(rows, policy.device))
         logits = policy.candidate_logits(hidden, words.expand(len(rows), 1, -1))

@@ -50,7 +50,7 @@ class Lists:
             found = rank(policy, trie, mine, width, k)
         else:
             found = rank_slates(policy, trie, mine, self.slates, k)
-        return Ranking.join(ranks.gather(found))
+        return Ranking.join(ranks.all_gather(found))
 
     def about(self, width: int) -> dict[str, Any]:
         """What a result says of it, where single items come of ``width`` beams."""

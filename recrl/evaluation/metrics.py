@@ -125,8 +125,8 @@ def partial_hit(
 
     Args:
         codes: [N, L], the SID codes of every item.
-        level_scores: L credits, for 1 .. L equal leading codes. METHODS fixes the first (1) and the exact match (100);
-            the steps between them are ours.
+        level_scores: L credits, for 1 .. L equal leading codes. 1, 10 and 100 as in OpenOneRec's
+            benchmark (papers.md D-2, E-3).
     """
     check_targets(predictions, targets)
     if codes.ndim != 2 or len(level_scores) != codes.shape[1]:

@@ -69,7 +69,7 @@ class PromptTable:
     sequence: NDArray[np.int64] | None = None
 
     @classmethod
-    def asking_nothing(cls, ids: Ragged) -> PromptTable:
+    def without_targets(cls, ids: Ragged) -> PromptTable:
         """Prompts whose answers nobody measures."""
         rows = len(ids)
         targets = Targets(torch.full((rows, 1), -1), torch.full((rows, 1, 1), -1))
@@ -124,7 +124,7 @@ class Slates:
     """How lists come of a model that was trained to name several items at once.
 
     ``beams`` slates of ``size`` items, best first; their items one behind the other are the list, without repetitions
-    (METHODS A-7, K above L).
+    (papers.md A-7, K above L).
     """
 
     size: int
@@ -136,7 +136,7 @@ def rank_slates(policy: Policy, trie: Trie, prompts: Ragged, slates: Slates, k: 
     """The first ``k`` distinct items of every prompt's slates; an item's score is that of its slate."""
     items = np.full((len(prompts), k), -1, np.int64)
     scores = np.full((len(prompts), k), -np.inf, np.float32)
-    table = PromptTable.asking_nothing(prompts)
+    table = PromptTable.without_targets(prompts)
     for rows in length_batches(prompts, policy.token_budget, slates.beams * slates.size):
         found = beam_search(policy, trie, table.batch(rows, policy.device), slates.beams, slates.size)
         flat = found.items.flatten(1).cpu().numpy()
@@ -175,7 +175,7 @@ def rank(policy: Policy, trie: Trie, prompts: Ragged, width: int, k: int) -> Ran
         raise ValueError(f"{k} items need as many beams, not {width}")
     items = np.full((len(prompts), k), -1, np.int64)
     scores = np.full((len(prompts), k), -np.inf, np.float32)
-    table = PromptTable.asking_nothing(prompts)
+    table = PromptTable.without_targets(prompts)
     for rows in length_batches(prompts, policy.token_budget, width):
         found = beam_search(policy, trie, table.batch(rows, policy.device), width)
         kept = min(k, found.items.shape[1])

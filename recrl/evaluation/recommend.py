@@ -98,7 +98,7 @@ def recommend(subject: Subject, user: str, k: int) -> list[Recommendation]:
 
 
 def check_k(k: int, config: RunConfig, items: int) -> None:
-    """Whether lists of ``k`` items can be had.
+    """Whether lists of ``k`` items are feasible.
 
     Raises:
         UserError: they can't.

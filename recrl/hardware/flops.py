@@ -84,7 +84,7 @@ def forward_flops(products: Products, work: Work) -> int:
 def shared_prompt(prompt: int, rows: int, fed: int) -> Work:
     """A prompt computed once with its responses behind it: a rollout, a log-probability, or a third of an update.
 
-    At most: responses that begin alike share tokens, and how many do depends on the model.
+    At most: responses with a common prefix share tokens, and how many do depends on the model.
 
     Args:
         prompt: its tokens.

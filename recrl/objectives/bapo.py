@@ -1,4 +1,4 @@
-"""BAPO: clip bounds that give positive advantages their share of the gradient (WooooDyy/BAPO; METHODS B-7).
+"""BAPO: clip bounds that give positive advantages their share of the gradient (WooooDyy/BAPO; papers.md B-7).
 
     J = mean over rows of (1/T) sum_t min(r A, clip(r, c_low, c_high) A)
     share = sum of |A| r over the tokens with A > 0 that no bound holds, over the same sum of all tokens

@@ -21,7 +21,7 @@ from recrl.kernels.ops import Ops
 State = Mapping[str, float]
 
 MAX_LOG_RATIO = 20.0
-"""Log-ratios are clamped to this before ``exp`` (METHODS, rule 2)."""
+"""Log-ratios are clamped to this before ``exp`` (papers.md, rule 2)."""
 
 
 class ObjectiveOptions(Options):
@@ -154,6 +154,6 @@ def near(logp: Tensor, logp_old: Tensor) -> Tensor:
 
 
 def k3(logp: Tensor, logp_ref: Tensor, mask: Tensor) -> Tensor:
-    """[N, R] low-variance estimate of KL(policy || reference) (METHODS B-4); the value is clamped to 10 as in verl."""
+    """[N, R] low-variance estimate of KL(policy || reference) (papers.md B-4), clamped to 10 as in verl."""
     difference = log_ratio(logp_ref, logp, mask)
     return (difference.exp() - difference - 1).clamp(max=10.0)

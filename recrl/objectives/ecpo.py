@@ -1,4 +1,4 @@
-"""ECPO: PPO's clip on a ratio that is capped first (OneRec, as told in arXiv:2508.20900; METHODS B-2).
+"""ECPO: PPO's clip on a ratio that is capped first (OneRec, as told in arXiv:2508.20900; papers.md B-2).
 
     pi_old' = max(sg pi / (1 + clip + delta), pi_old),  r' = pi / pi_old'
     J = mean over rows of (1/T) sum_t min(r' A, clip(r', 1 - clip, 1 + clip) A)

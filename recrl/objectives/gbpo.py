@@ -1,4 +1,4 @@
-"""GBPO: the gradient is bounded by the policy's own probability (OneRec-V2, arXiv:2508.20900, eq. 11; METHODS B-1).
+"""GBPO: the gradient is bounded by the policy's own probability (OneRec-V2, arXiv:2508.20900, eq. 11; papers.md B-1).
 
     J = mean of (pi / bound) A
     bound = max(pi_old, sg pi) where A >= 0, max(pi_old, 1 - sg pi) where A < 0
@@ -67,7 +67,7 @@ def gbpo(logp: Tensor, inputs: ObjectiveInputs, options: GbpoOptions) -> tuple[T
 def odds_bound(ratio: Tensor, old: Tensor, penalty: Tensor | float = 1.0) -> Tensor:
     """What a ratio is divided by where the advantage is negative: ``max(1, (1 - pi) / (penalty pi_old))``.
 
-    The coefficient is then ``min(r, penalty pi / (1 - pi))`` (METHODS B-1, and A-3 with a penalty above 1).
+    The coefficient is then ``min(r, penalty pi / (1 - pi))`` (papers.md B-1, and A-3 with a penalty above 1).
 
     Args:
         ratio: pi / pi_old, without a gradient.

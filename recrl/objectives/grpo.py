@@ -1,4 +1,4 @@
-"""GRPO: PPO's clipped surrogate, two bounds, dual clip, a k3 KL term (arXiv:2402.03300; METHODS B-3, B-4 and B-6).
+"""GRPO: PPO's clipped surrogate, two bounds, dual clip, a k3 KL term (arXiv:2402.03300; papers.md B-3, B-4 and B-6).
 
     J = mean over rows of (1/T) sum_t min(r A, clip(r, 1 - clip_low, 1 + clip_high) A) - kl_beta KL(policy || reference)
     r = exp(logp - logp_old) of a token, T tokens of a row

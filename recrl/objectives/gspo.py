@@ -1,4 +1,4 @@
-"""GSPO: PPO's clip on the sequence-level ratio (arXiv:2507.18071; METHODS B-5).
+"""GSPO: PPO's clip on the sequence-level ratio (arXiv:2507.18071; papers.md B-5).
 
 J = mean over rows of min(s A, clip(s, 1 - clip_low, 1 + clip_high) A)
 s = exp(mean_t(logp - logp_old)), the geometric mean of a row's token ratios

@@ -1,4 +1,4 @@
-"""S-DPO: one preferred response against several, by a softmax over the negatives (chenyuxin1999/S-DPO; METHODS B-9).
+"""S-DPO: one preferred response against several, by a softmax over the negatives (chenyuxin1999/S-DPO; papers.md B-9).
 
     L = mean over prompts of log(1 + sum_d exp(beta (Delta_d - Delta_w)))
     Delta = sum_t(logp - logp_ref) of a response

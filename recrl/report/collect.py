@@ -60,7 +60,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Run:
-    """A run's folder. ``rl_against_sft``: paired difference RL - SFT by split and metric, where it can be had."""
+    """A run's folder. ``rl_against_sft``: paired difference RL - SFT by split and metric, where it is available."""
 
     name: str
     stages: list[Stage]

@@ -1,4 +1,4 @@
-"""Mean engagement of the items that hit, 0 without a hit (SAGE's second objective; METHODS A-6)."""
+"""Mean engagement of the items that hit, 0 without a hit (SAGE's second objective; papers.md A-6)."""
 
 from __future__ import annotations
 

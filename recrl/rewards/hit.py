@@ -1,4 +1,4 @@
-"""1 where the response names a target, else 0 (OpenOneRec's RL baseline, METHODS E-1; SINGER's R_acc, METHODS C-6)."""
+"""1 where the response names a target, else 0 (OpenOneRec's RL baseline, SINGER's R_acc; papers.md E-1, C-6)."""
 
 from __future__ import annotations
 
@@ -14,4 +14,4 @@ def hit(groups: RolloutGroups, options: RewardOptions, context: RewardContext) -
     return groups.hits.float()
 
 
-HIT = Part(RewardOptions, hit, source="METHODS E-1", needs="targets")
+HIT = Part(RewardOptions, hit, source="papers.md E-1", needs="targets")

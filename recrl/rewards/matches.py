@@ -20,7 +20,7 @@ def common_levels(groups: RolloutGroups) -> Tensor:
 
 def nearness(groups: RolloutGroups) -> Tensor:
     """[B, G, I] float32: 1 where all codes are a target's, a tenth for every level that is missing at the end, 0
-    without a common first code (METHODS D-2; OpenOneRec's 100, 10, 1 and 0 of three levels, over 100).
+    without a common first code (papers.md D-2; OpenOneRec's 100, 10, 1 and 0 of three levels, over 100).
     """
     common, levels = common_levels(groups), groups.codes.shape[-1]
     return torch.where(common > 0, 10.0 ** (common - levels).float(), 0.0)

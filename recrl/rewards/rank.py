@@ -1,4 +1,4 @@
-"""A penalty for every miss, the larger the higher it stands in the list (SINGER, eq. 7; METHODS C-6).
+"""A penalty for every miss, the larger the higher it stands in the list (SINGER, eq. 7; papers.md C-6).
 
     R_rank = 0 for a hit, -1 / ln(p + 1) for a miss at place p
 

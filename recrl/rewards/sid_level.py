@@ -1,4 +1,4 @@
-"""Credit for every leading SID level in common with the target (SINGER's R_reason, eq. 8; METHODS C-6).
+"""Credit for every leading SID level in common with the target (SINGER's R_reason, eq. 8; papers.md C-6).
 
     R_reason = 1 - decay^k
 

@@ -1,8 +1,8 @@
-"""SINGER's reward: hit and rank where a rollout without help hit, the SID level where it did not (eq. 9; METHODS C-6).
+"""SINGER's reward: hit and rank where an unguided rollout hit, else the SID level (eq. 9, papers.md C-6).
 
     R = R_acc + R_rank where some beam hit, R_reason where none did
 
-Its ablations route otherwise: ``hard = "rank"`` is w/o SID, ``easy = "rank+sid"`` is w/ SIDALL (METHODS C-8).
+Its ablations route otherwise: ``hard = "rank"`` is w/o SID, ``easy = "rank+sid"`` is w/ SIDALL (papers.md C-8).
 """
 
 from __future__ import annotations

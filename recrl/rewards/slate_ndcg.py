@@ -1,4 +1,4 @@
-"""NDCG of a slate against the items that the user took next (SAGE's first objective; METHODS A-6 and A-8).
+"""NDCG of a slate against the items that the user took next (SAGE's first objective; papers.md A-6 and A-8).
 
     R = DCG / best DCG,  DCG = sum over hits of 1 / log2(place + 1)
 

@@ -1,4 +1,4 @@
-"""Share of a slate's places that hold a valid item not named before (SAGE's third objective; METHODS A-6)."""
+"""Share of a slate's places that hold a valid item not named before (SAGE's third objective; papers.md A-6)."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 FLAT = 1e-8
-"""Standard deviation below which a group says nothing (METHODS, rule 3)."""
+"""Standard deviation below which a group says nothing (papers.md, rule 3)."""
 
 
 def masked_zscore(reward: Tensor, exists: Tensor, *, scale: bool, eps: float, ddof: int) -> tuple[Tensor, Tensor]:
@@ -33,6 +33,6 @@ def masked_zscore(reward: Tensor, exists: Tensor, *, scale: bool, eps: float, dd
     # The mean of equal rewards may be off by a rounding, and dividing by a std of roundings would make it a signal.
     largest = reward.masked_fill(~exists, float("-inf")).amax(1, keepdim=True)
     smallest = reward.masked_fill(~exists, float("inf")).amin(1, keepdim=True)
-    telling = (count >= 2) & (std >= FLAT) & (largest > smallest)
+    informative = (count >= 2) & (std >= FLAT) & (largest > smallest)
     advantage = centred / (std + eps) if scale else centred
-    return torch.where(telling, advantage, 0.0), telling.squeeze(1)
+    return torch.where(informative, advantage, 0.0), informative.squeeze(1)

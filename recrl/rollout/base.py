@@ -63,7 +63,7 @@ class RolloutContext:
 
 
 def generators(seed: int, first: int, count: int) -> list[torch.Generator]:
-    """A source of random numbers for every prompt: the same one wherever it is rolled out, and beside whom.
+    """A source of random numbers for every prompt, independent of batch and rank.
 
     Args:
         first: place of the first of ``count`` prompts among all of the step.

@@ -1,4 +1,4 @@
-"""Legal beam search as a tree over one prompt cache (SINGER's rollout, METHODS C-3 and C-4).
+"""Legal beam search as a tree over one prompt cache (SINGER's rollout, papers.md C-3 and C-4).
 
 Score = sum of log-probabilities, no length normalisation. A beam that reached a leaf is finished and keeps its score
 while others go on. A step is one forward over all beams; the prompt's keys are computed once and never copied.
@@ -18,7 +18,7 @@ from recrl.groups import PromptBatch, RolloutGroups
 from recrl.memory.prior import NodePrior
 from recrl.rollout.base import RolloutContext, RolloutOptions
 from recrl.rollout.responses import Responses, Walk, item_groups, slates
-from recrl.sids.trie import Among, Trie
+from recrl.sids.trie import AllowedNodes, Trie
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def beam_search(policy: Decoding, trie: Trie, prompts: PromptBatch, width: int, 
     that had finished.
     """
     state, hidden = policy.prefill(prompts)
-    among, prior = prompts.among(trie), policy.prior(prompts)
+    allowed, prior = prompts.allowed(trie), policy.prior(prompts)
     walk = Walk.begin(prompts.start)
     empty = walk.node.new_zeros(len(prompts), 1, 0)
     score = hidden.new_zeros(len(prompts), 1, dtype=torch.float32)
@@ -55,7 +55,9 @@ def beam_search(policy: Decoding, trie: Trie, prompts: PromptBatch, width: int, 
     opened = torch.zeros_like(walk.node)  # [B, U] the beams that ``hidden`` belongs to
     for step in range(trie.depth * slate_size):
         fanout = trie.widest(step, slate_size)
-        beams, slot = _advance(trie, among, prior, beams, unfinished, opened, policy, hidden, fanout, width, slate_size)
+        beams, slot = _advance(
+            trie, allowed, prior, beams, unfinished, opened, policy, hidden, fanout, width, slate_size
+        )
         unfinished = beams.is_open(trie)
         count = int(unfinished.sum(1).max())
         if count == 0:
@@ -70,7 +72,7 @@ def beam_search(policy: Decoding, trie: Trie, prompts: PromptBatch, width: int, 
 
 def _advance(
     trie: Trie,
-    among: Among | None,
+    allowed: AllowedNodes | None,
     prior: NodePrior | None,
     beams: _Beams,
     unfinished: Tensor,
@@ -84,7 +86,7 @@ def _advance(
     """One level down the trie; returns the new beams, and the place in ``opened`` that each of them came from."""
     node = beams.walk.node.gather(1, opened)
     open_score = torch.where(unfinished, beams.score, float("-inf")).gather(1, opened)
-    edge, exists = trie.edges(node, fanout, among)  # [B, U, C]
+    edge, exists = trie.edges(node, fanout, allowed)  # [B, U, C]
     bias = None if prior is None else prior.steps(node, trie.child(edge))
     logp = policy.candidate_logp(hidden, trie.tokens(edge), exists, bias)
     finished = torch.where(unfinished, float("-inf"), beams.score)  # candidates that stay as they are
@@ -129,7 +131,7 @@ class BeamOptions(RolloutOptions):
 
 
 def rollout(prompts: PromptBatch, options: BeamOptions, context: RolloutContext) -> RolloutGroups:
-    """Beams as a group; beams are not samples of the policy, GRPO takes them as if they were (METHODS C-4)."""
+    """Beams as a group; beams are not samples of the policy, GRPO takes them as if they were (papers.md C-4)."""
     responses = beam_search(context.policy, context.trie, prompts, options.group_size, options.slate_size)
     groups = item_groups(prompts, responses, context.codes)
     return _repeated(groups, options.group_size) if options.pad == "repeat_first" else groups
@@ -142,4 +144,4 @@ def _repeated(groups: RolloutGroups, size: int) -> RolloutGroups:
     return groups.responses(torch.where(place < count, place, 0))
 
 
-BEAM = Part(BeamOptions, rollout, source="SINGER, METHODS C-4")
+BEAM = Part(BeamOptions, rollout, source="SINGER, papers.md C-4")

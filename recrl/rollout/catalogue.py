@@ -1,4 +1,4 @@
-"""The target against random items of the catalogue, without a policy (S-DPO's negatives, METHODS B-9).
+"""The target against random items of the catalogue, without a policy (S-DPO's negatives, papers.md B-9).
 
 The first response names the prompt's first target, the others distinct items that are neither a target nor in the
 history. Where a prompt shows candidates, all are candidates, and there are none where the target is not one of them.
@@ -93,4 +93,4 @@ def _drawn_in_full(known: Tensor, eligible: Tensor, count: int, sources: list[to
     return F.pad(chosen, (0, count - chosen.shape[1]), value=-1)
 
 
-CATALOGUE = Part(CatalogueOptions, rollout, source="chenyuxin1999/S-DPO, METHODS B-9", needs="targets")
+CATALOGUE = Part(CatalogueOptions, rollout, source="chenyuxin1999/S-DPO, papers.md B-9", needs="targets")

@@ -1,4 +1,4 @@
-"""SINGER's SID-prefix curriculum: prompts that beams miss are asked again, with part of the answer (METHODS C-5).
+"""SINGER's SID-prefix curriculum: prompts that beams miss are asked again, with part of the answer (papers.md C-5).
 
     given tokens = min(floor((T - t) L / T), L - 1)      T rollouts in all, t done, L SID levels          (eq. 3 to 5)
 
@@ -74,4 +74,4 @@ def _behind(nodes: Tensor, trie: Trie, item: Tensor, given: int) -> Tensor:
     return trie.leaf[ROOT, item]
 
 
-CURRICULUM = Part(CurriculumOptions, rollout, source="SINGER, eq. 3 to 5, METHODS C-5", needs="targets")
+CURRICULUM = Part(CurriculumOptions, rollout, source="SINGER, eq. 3 to 5, papers.md C-5", needs="targets")

@@ -1,4 +1,4 @@
-"""SINGER's dynamic sampling: more samples than are wanted, of which the distinct ones stay (METHODS C-8, DYNAMIC).
+"""SINGER's dynamic sampling: more samples than are wanted, of which the distinct ones stay (papers.md C-8, DYNAMIC).
 
 One and a half times ``group_size`` samples are drawn; of every distinct response one copy stays, those that name a
 target first, then the most frequent, then the first drawn. Where fewer are distinct, second copies fill the group,
@@ -46,4 +46,4 @@ def spread(tokens: Tensor, hits: Tensor) -> Tensor:
     return order
 
 
-DYNAMIC = Part(SampleOptions, rollout, source="SINGER, METHODS C-8", needs="targets")
+DYNAMIC = Part(SampleOptions, rollout, source="SINGER, papers.md C-8", needs="targets")

@@ -35,14 +35,14 @@ def sample(
     sources = generators(seed, first, len(prompts))
     width, slate_size = options.group_size, options.slate_size
     state, hidden = policy.prefill(prompts)
-    among, prior = prompts.among(trie), policy.prior(prompts)
+    allowed, prior = prompts.allowed(trie), policy.prior(prompts)
     walk = Walk.begin(prompts.start)
     parent = torch.zeros(len(prompts), width, dtype=torch.long, device=policy.device)
     tokens, nodes, logps = [], [], []
     # A prompt that gives the whole answer starts at its leaf: that item is named already.
     items = [trie.item[walk.node].expand(-1, width)]
     for step in range(trie.depth * slate_size):
-        edge, exists = trie.edges(walk.node, trie.widest(step, slate_size), among)
+        edge, exists = trie.edges(walk.node, trie.widest(step, slate_size), allowed)
         bias = None if prior is None else prior.steps(walk.node, trie.child(edge))
         logp = policy.candidate_logp(hidden, trie.tokens(edge), exists, bias)
         if step == 0:  # one hidden state a prompt serves all of its samples
@@ -80,4 +80,4 @@ def rollout(prompts: PromptBatch, options: SampleOptions, context: RolloutContex
     return item_groups(prompts, responses, context.codes)
 
 
-SAMPLE = Part(SampleOptions, rollout, source="METHODS C-8, COMMON")
+SAMPLE = Part(SampleOptions, rollout, source="papers.md C-8, COMMON")

@@ -25,7 +25,7 @@ class SidIndex:
 
     Attributes:
         codes: [items, levels] int32, from 0.
-        suffix: [items] int32: -1 where the path is the item's alone, else 0, 1, ... in row order (METHODS C-1). All
+        suffix: [items] int32: -1 where the path is the item's alone, else 0, 1, ... in row order (papers.md C-1). All
             items of a shared path have one, so no SID is a prefix of another.
         sizes: codebook size of every level.
         meta: how it was built: encoder, quantiser, data set fingerprint, statistics.

@@ -22,8 +22,8 @@ ROOT = 0
 
 
 @dataclass(frozen=True)
-class Among:
-    """The nodes that lead to some items, other ones for every prompt; K of them together, of B prompts.
+class AllowedNodes:
+    """Per-prompt whitelists of trie nodes, those that lead to allowed items; K nodes in all, of B prompts.
 
     Attributes:
         key: [K] ``prompt * nodes + node``, ascending: one search serves all prompts.
@@ -37,7 +37,7 @@ class Among:
     nodes: int
     prompt: Tensor
 
-    def of(self, prompt: Tensor) -> Among:
+    def of(self, prompt: Tensor) -> AllowedNodes:
         """For rows of other prompts: [D] of those that this one's rows belong to."""
         return replace(self, prompt=self.prompt[prompt])
 
@@ -156,7 +156,7 @@ class Trie:
         )
         return Trie(start, count, token, item, leaf, self.fanout)
 
-    def among(self, items: Tensor, root: Tensor) -> Among:
+    def allowed(self, items: Tensor, root: Tensor) -> AllowedNodes:
         """[B, N] items, -1 for none, and [B] roots -> the nodes below these roots that lead to the items.
 
         A row without any item leaves the choice open: there every node counts.
@@ -167,15 +167,15 @@ class Trie:
         for _ in range(self.depth):
             keys.append(keys[0] + torch.where(node >= self.roots, node, ROOT))
             node = self.parent[node]
-        return Among(torch.cat(keys, 1).unique(), (items < 0).all(1), len(self.count), prompt)
+        return AllowedNodes(torch.cat(keys, 1).unique(), (items < 0).all(1), len(self.count), prompt)
 
-    def edges(self, node: Tensor, width: int, among: Among | None = None) -> tuple[Tensor, Tensor]:
+    def edges(self, node: Tensor, width: int, allowed: AllowedNodes | None = None) -> tuple[Tensor, Tensor]:
         """Edges that leave a node.
 
         Args:
             node: [...] nodes.
             width: at least the largest count among them, such as ``fanout[depth]``.
-            among: only edges to these nodes count; its rows are those of ``node``.
+            allowed: only edges to these nodes count; its rows are those of ``node``.
 
         Returns:
             [..., width] edge numbers (0 where there is none) and [..., width] bool, True where there is one.
@@ -183,7 +183,7 @@ class Trie:
         column = torch.arange(width, device=node.device)
         exists = column < self.count[node].unsqueeze(-1)
         edge = torch.where(exists, self.start[node].unsqueeze(-1) + column, 0)
-        return edge, exists if among is None else exists & among.holds(self.child(edge))
+        return edge, exists if allowed is None else exists & allowed.holds(self.child(edge))
 
     def step(self, node: Tensor, token: Tensor) -> Tensor:
         """[...] nodes and [...] tokens -> [...] nodes behind them, -1 where no such edge exists (or the node is -1)."""

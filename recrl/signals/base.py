@@ -38,8 +38,8 @@ def weighted_total(groups: RolloutGroups, rewards: Tensor, weights: Tensor) -> t
     """The weighted sum of the rewards.
 
     Args:
-        rewards: [B, G, M], NaN where one can't be told.
-        weights: [M]; what has weight 0 counts for nothing, whatever it is.
+        rewards: [B, G, M], NaN where one is undefined.
+        weights: [M]; what has weight 0 is ignored, NaN included.
 
     Returns:
         [B, G] sums, 0 where a response has none, and [B, G] bool: responses that exist and have one.

@@ -1,5 +1,5 @@
 """Every reward normalised in its group by itself, then their weighted sum over the batch (SAGE, eq. 5, which is GDPO's;
-METHODS A-6).
+papers.md A-6).
 
     a_m = (R_m - mean_group R_m) / (std_group R_m + std_eps)
     a = sum_m w_m a_m,  A = (a - mean_batch a) / (std_batch a + std_eps)
@@ -38,15 +38,15 @@ def decoupled(
         counted = torch.where(weights != 0, rewards, 0.0).movedim(-1, 1)  # [B, M, G]
         single, told = normalise(counted.reshape(-1, group), scored.repeat_interleave(count, 0))
         combined = (single.view(batch, count, group) * weights.unsqueeze(1)).sum(1)
-        telling = told.view(batch, count).any(1)
+        informative = told.view(batch, count).any(1)
     else:
-        combined, telling = normalise(total, scored)
+        combined, informative = normalise(total, scored)
     over_batch, _ = normalise(combined.reshape(1, -1), scored.reshape(1, -1))
-    speaking = scored & telling.unsqueeze(1)
+    trained = scored & informative.unsqueeze(1)
     # The batch's mean is 0 up to rounding; a flat group's advantage is 0 exactly.
-    advantage = torch.where(speaking, over_batch.view_as(total), 0.0)
-    active = speaking if options.drop_flat else groups.exists
-    return Signal(groups, advantage, active, torch.zeros_like(telling), context.state)
+    advantage = torch.where(trained, over_batch.view_as(total), 0.0)
+    active = trained if options.drop_flat else groups.exists
+    return Signal(groups, advantage, active, torch.zeros_like(informative), context.state)
 
 
 DECOUPLED = Part(DecoupledOptions, decoupled, source="SAGE, arXiv:2601.21452; GDPO")

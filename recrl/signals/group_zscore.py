@@ -1,4 +1,4 @@
-"""GRPO's signal: rewards centred and scaled within each group (arXiv:2402.03300; METHODS B-3).
+"""GRPO's signal: rewards centred and scaled within each group (arXiv:2402.03300; papers.md B-3).
 
     A = (R - mean R) / (std R + std_eps)
 
@@ -41,9 +41,9 @@ def group_zscore(
 ) -> Signal:
     """The weighted sum of the rewards, normalised in each group."""
     total, scored = weighted_total(groups, rewards, weights)
-    advantage, telling = normalised(total, scored, options)
-    active = scored & telling.unsqueeze(1) if options.drop_flat else groups.exists
-    return Signal(groups, advantage, active, torch.zeros_like(telling), context.state)
+    advantage, informative = normalised(total, scored, options)
+    active = scored & informative.unsqueeze(1) if options.drop_flat else groups.exists
+    return Signal(groups, advantage, active, torch.zeros_like(informative), context.state)
 
 
 def normalised(total: Tensor, scored: Tensor, options: GroupZscoreOptions) -> tuple[Tensor, Tensor]:

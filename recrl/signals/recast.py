@@ -1,4 +1,4 @@
-"""ReCast: repair, then one positive against one negative a group; every other row is gone (METHODS D).
+"""ReCast: repair, then one positive against one negative a group; every other row is gone (papers.md D).
 
     i+ = argmax of the reward,  i- = argmax of the structural score u among the misses
     A(i+) = weight,  A(i-) = -weight x negative_weight,  every other row is inactive
@@ -59,5 +59,5 @@ def recast(
     return Signal(made.groups, advantage, active, made.repaired & paired, made.state)
 
 
-RECAST = Part(RecastOptions, recast, source="ReCast, METHODS D", refuses=refuses_slates, needs="targets")
+RECAST = Part(RecastOptions, recast, source="ReCast, papers.md D", refuses=refuses_slates, needs="targets")
 """Advantages +w and -w; they are not normalised again."""

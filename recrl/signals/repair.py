@@ -1,4 +1,4 @@
-"""ReCast's repair: a group without a hit gets one, built from the ground truth (METHODS D-2, D-3 and D-10)."""
+"""ReCast's repair: a group without a hit gets one, built from the ground truth (papers.md D-2, D-3 and D-10)."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def refuses_slates(options: RepairOptions, rollout: Any) -> str:
 
 
 def structural_score(groups: RolloutGroups, context: SignalContext, kind: str = "recast") -> Tensor:
-    """[B, G] float32: how near a response is to the targets (METHODS D-2); it ranks inside a group."""
+    """[B, G] float32: how near a response is to the targets (papers.md D-2); it ranks inside a group."""
     if kind == "embed_cos":
         assert context.vectors is not None, "a run gives its items' vectors"
         return mean_over(distinct(groups), cosine(groups, context.vectors()))
@@ -108,7 +108,7 @@ def with_anchors(
 def repair_share(
     options: RepairOptions, state: Mapping[str, float], trainable: float
 ) -> tuple[float, dict[str, float]]:
-    """The probability that a group without a hit is repaired, and the state for the next step (METHODS D-10).
+    """The probability that a group without a hit is repaired, and the state for the next step (papers.md D-10).
 
     Args:
         trainable: share of this step's groups that have a hit and a miss of their own.

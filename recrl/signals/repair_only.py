@@ -1,4 +1,4 @@
-"""ReCast's repair, then GRPO's signal over all of a group (ReCast's ablation; METHODS D-7).
+"""ReCast's repair, then GRPO's signal over all of a group (ReCast's ablation; papers.md D-7).
 
     A = (R - mean R) / (std R + std_eps),  R = 1 for an anchor
 
@@ -26,11 +26,11 @@ def repair_only(
     """An anchor earns 1, beside the weighted sums of the others."""
     total, scored = weighted_total(groups, rewards, weights)
     made = with_anchors(groups, total, scored, options, context)
-    advantage, telling = normalised(made.reward, made.usable, options)
-    active = made.usable & telling.unsqueeze(1) if options.drop_flat else made.groups.exists
-    return Signal(made.groups, advantage, active, made.repaired & telling, made.state)
+    advantage, informative = normalised(made.reward, made.usable, options)
+    active = made.usable & informative.unsqueeze(1) if options.drop_flat else made.groups.exists
+    return Signal(made.groups, advantage, active, made.repaired & informative, made.state)
 
 
 REPAIR_ONLY = Part(
-    RepairOnlyOptions, repair_only, source="ReCast, METHODS D-7", refuses=refuses_slates, needs="targets"
+    RepairOnlyOptions, repair_only, source="ReCast, papers.md D-7", refuses=refuses_slates, needs="targets"
 )

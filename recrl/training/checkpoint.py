@@ -80,7 +80,7 @@ def write(
         save_model(target / "model")
         for _ in tensors:  # made together with the first rank, which writes them
             pass
-    ranks.wait()
+    ranks.barrier()
     return target
 
 

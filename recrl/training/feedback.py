@@ -1,4 +1,4 @@
-"""RL's best responses as rows of a later SFT (RecLLM, METHODS A-7).
+"""RL's best responses as rows of a later SFT (RecLLM, papers.md A-7).
 
 A folder holds one JSON file a step, written whole and under the step's name: a resumed run writes the same files again.
 Items stand there by their place in the catalogue, so a file says which data set it belongs to.

@@ -15,10 +15,10 @@ def in_step(policy: DecoderPolicy, ranks: Ranks, own: list[T], spare: Callable[[
     """This rank's micro-batches, and what the loss of each is multiplied by.
 
     Where weights are shared out, every pass gathers them from all ranks: one that has fewer micro-batches than another
-    goes through what ``spare`` gives for the rest, which counts for nothing.
+    goes through what ``spare`` gives for the rest, with loss weight 0.
     """
     parts = [(part, 1.0) for part in own]
     if policy.replicated:
         return parts
-    missing = max(ranks.gather(len(own))) - len(own)
+    missing = max(ranks.all_gather(len(own))) - len(own)
     return parts + [(spare(), 0.0) for _ in range(missing)]

@@ -48,12 +48,12 @@ def launch(stage: Stage, report: Report, *, overwrite: bool, resume: bool) -> di
     if stage.world.device.type == "cpu":
         keep_freed_memory()
     folder, ranks = stage.folder, stage.world.ranks
-    if not ranks.agree(resume and folder.started):
+    if not ranks.broadcast_from_first(resume and folder.started):
         folder.start(stage.config, str(stage.world.device), stage.world.dtype, overwrite=overwrite)
-        ranks.wait()
+        ranks.barrier()
         return _run(stage, report)
     folder.check_config(stage.config)
-    found = ranks.agree(_newest(folder.checkpoints) if ranks.is_first else None)
+    found = ranks.broadcast_from_first(_newest(folder.checkpoints) if ranks.is_first else None)
     if found is not None:
         stage.restore(found)
     folder.resume(stage.at.step if found is not None else -1, stage.at.elapsed_s)
@@ -68,7 +68,7 @@ def _newest(folder: Path) -> checkpoint.Checkpoint | None:
 
 
 def _run(stage: Stage, report: Report) -> dict[str, Any]:
-    """Run, and leave word where it fails."""
+    """Run, and record status `failed` where it fails."""
     try:
         with explained_memory():
             return stage.run(report)

@@ -88,7 +88,7 @@ class AdamW:
             if weight.grad is None:
                 weight.grad = torch.zeros_like(weight)
         if self._copies > 1:
-            self._ranks.add_all([weight.grad for weight in self._trained.values() if weight.grad is not None])
+            self._ranks.all_reduce_many([weight.grad for weight in self._trained.values() if weight.grad is not None])
         self._policy.finish_gradients()
 
     def clip(self, max_norm: float, step: int) -> float:
@@ -121,7 +121,7 @@ class AdamW:
             weights = [weight.data for name, weight in self._trained.items() if self._owner[name] == owner]
             for bucket in buckets(weights, BUCKET_BYTES):
                 flat = torch.cat([weight.flatten() for weight in bucket])
-                self._ranks.send(flat, owner)
+                self._ranks.broadcast(flat, owner)
                 for weight, new in zip(bucket, flat.split([weight.numel() for weight in bucket]), strict=True):
                     weight.copy_(new.view_as(weight))
 
@@ -142,7 +142,7 @@ class AdamW:
                 value = self._inner.state.get(weight, {}).get(key)
                 value = torch.zeros_like(weight) if value is None else value
                 if self._copies > 1:
-                    self._ranks.send(value, self._owner[name])
+                    self._ranks.broadcast(value, self._owner[name])
                 if takes_part(self._policy, self._ranks):
                     for found, tensor in self._policy.whole({name: value}):
                         yield f"optimizer.{key}.{found}", tensor

@@ -1,4 +1,4 @@
-"""Reinforcement learning: the step of DESIGN section 2, blind to the method.
+"""Reinforcement learning: one step, blind to the method.
 
 A method is what the config's recipe composes: rollout, rewards, signal, objective. Inactive rows are gone before any
 log-probability is computed; the old log-probability is skipped where one optimiser step follows a rollout, since it
@@ -84,7 +84,7 @@ class Rl:
 
     @property
     def keeps_prompts(self) -> bool:
-        """The update may go on from what the rollout has read: one rollout, the same weights, the same rank.
+        """The update may reuse the rollout's prompt forward pass: one rollout, the same weights, the same rank.
 
         In bfloat16 autocast would hold a second copy of every matrix for it.
         """
@@ -122,7 +122,7 @@ class Rl:
         """The parts of all ranks, in the order of the prompts."""
         if self.ranks.data_size == 1:
             return made
-        every = self.ranks.gather([to_device(groups, torch.device("cpu")) for groups in made])
+        every = self.ranks.all_gather([to_device(groups, torch.device("cpu")) for groups in made])
         return [to_device(groups, self.world.device) for parts in every for groups in parts]
 
     def generate(self, seed: int) -> tuple[RolloutGroups, Tensor]:
@@ -226,7 +226,7 @@ class Rl:
             found = [policy.logp(part)[0] for part in parts]
         if self.ranks.data_size == 1:
             return torch.cat(found)
-        every = self.ranks.gather([logp.cpu() for logp in found])
+        every = self.ranks.all_gather([logp.cpu() for logp in found])
         return torch.cat([logp for rank in every for logp in rank]).to(self.world.device)
 
     def own_rows(self, batch: PackedGroups) -> PackedGroups:
@@ -307,7 +307,7 @@ class Rl:
         self.optimizer.add_gradients()
         # Read once, when all is computed: each reading waits for the device.
         found = dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True)) if sums else {}
-        total_of = added(self.ranks.gather(found))
+        total_of = added(self.ranks.all_gather(found))
         return total_of.pop("loss") / units, total_of
 
     def adapted(self, mini: PackedGroups) -> dict[str, float]:

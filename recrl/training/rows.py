@@ -184,7 +184,7 @@ class RowMaker:
         if prompts.pool is not None:
             answerable = np.flatnonzero(pools.recall(prompts.pool, examples.targets) != 0)
             prompts, examples = prompts.select(answerable), examples.select(answerable)
-        if task == "slate":  # closed by the end token (METHODS A-7)
+        if task == "slate":  # closed by the end token (papers.md A-7)
             named = self._tokens_of(examples.targets)
             ends = (int(self.writer.tokenizer.eos_token_id), -1, -1)
             return _answered(prompts, *(append(part, end) for part, end in zip(named, ends, strict=True)))

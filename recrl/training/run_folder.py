@@ -1,4 +1,4 @@
-"""A stage of a run on disk: config, environment, metrics, status (DESIGN: run directory)."""
+"""A stage of a run on disk: config, environment, metrics, status."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class StageFolder:
         return (self.path / "config.toml").exists()
 
     def _is_cut_short(self) -> bool:
-        """A start was killed here before anything of worth was written."""
+        """A start was killed here before any result was written."""
         files = {path.relative_to(self.path).as_posix() for path in self.path.rglob("*")}
         return self.path.is_dir() and files <= {"checkpoints", "environment.json", ".config.toml.tmp"}
 

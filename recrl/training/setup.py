@@ -130,7 +130,7 @@ def make_world(
         torch.set_num_threads(config.run.threads)
     device = local_device(config.backend.device, local_rank())
     ranks = join(device, config.backend.tensor_parallel)
-    dtype = ranks.agree(choose_dtype(config.backend.dtype, device) if ranks.is_first else "")
+    dtype = ranks.broadcast_from_first(choose_dtype(config.backend.dtype, device) if ranks.is_first else "")
     limit = config.data.history_limit
     prompts = config.prompts
     writer = PromptWriter.make(

@@ -96,7 +96,7 @@ class Sft:
                 self.averaged.parameters(), self.policy.parameters(), decay=options.ema_decay, step=self.at.step
             )
         self.meter.count(Work(len(batch.ids.values), int((lengths * (lengths + 1) // 2).sum()), tokens))
-        every = self.ranks.gather((loss, taught_loss))
+        every = self.ranks.all_gather((loss, taught_loss))
         values = {"sft/teacher_loss": sum(of_teacher for _, of_teacher in every)} if taught else {}
         values |= {"sft/loss": sum(of_rows for of_rows, _ in every), "sft/grad_norm": norm, "sft/lr": lr}
         return values | {"sft/tokens": float(tokens)}

@@ -106,7 +106,7 @@ class Teacher:
             return torch.from_numpy(values).to(self.device)
 
         return PackedGroups(
-            PromptTable.asking_nothing(prompts).batch(np.arange(len(prompts)), self.device),
+            PromptTable.without_targets(prompts).batch(np.arange(len(prompts)), self.device),
             tensor(row),
             tensor(np.arange(len(row)) - first[row]),
             tensor(np.maximum(tokens, 0)),

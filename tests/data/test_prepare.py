@@ -86,7 +86,7 @@ def test_toys_and_beauty_have_the_published_sizes(shared):
         assert (summary["users"], summary["items"], summary["interactions"]) == sizes
         assert summary["rows"] == {"train": sizes[0], "train_examples": 0, "valid": sizes[0], "test": sizes[0]}
         assert data.catalog.item_ids[11] == "12"
-    # METHODS A-8, counted for Toys after leave-two-out: 13.3 % of the items occur at most 3 times, 25.8 % at most 4.
+    # papers.md A-8, counted for Toys after leave-two-out: 13.3 % of the items occur at most 3 times, 25.8 % at most 4.
     counts = dataset_counts(data)
     assert [round(float((counts <= most).mean()), 3) for most in (3, 4)] == [0.133, 0.258]
 
@@ -104,7 +104,7 @@ def test_industrial_rows_are_as_minionerec_has_them(shared):
     repeats = np.mean(
         [target[0] in history for history, target in zip(data.test.history, data.test.targets, strict=True)]
     )
-    assert round(float(repeats), 3) == 0.028  # METHODS F
+    assert round(float(repeats), 3) == 0.028  # papers.md F
 
 
 def test_what_is_written_is_what_is_read_back(tmp_path):

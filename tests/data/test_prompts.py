@@ -109,7 +109,7 @@ def test_no_prompt_holds_what_it_asks_for(template: str, task: str) -> None:
         ("title_to_sid", "item: Blue {hat} sid:"),
         ("titles_to_sid", "history: Red hat; Grey boots next:"),
         ("sids_to_title", "<|item:0|><|item:3|> next title:"),
-        ("description_to_sid", "description: Blue {hat} sid:"),  # no description: the title (METHODS C-2)
+        ("description_to_sid", "description: Blue {hat} sid:"),  # no description: the title (papers.md C-2)
     ],
 )
 def test_plain_texts_by_hand(task: str, expected: str) -> None:

@@ -15,7 +15,7 @@ from recrl.training.sft import Sft
 matmul_speed.bfloat16_time = lambda _: 9.0 if own_rank() else 0.25  # type: ignore[assignment]
 config = load(Path(sys.argv[1]))
 sft = Sft(config, stage_folder(config.folder / "sft"))
-chosen = sft.ranks.gather(sft.policy.dtype)
+chosen = sft.ranks.all_gather(sft.policy.dtype)
 if sft.ranks.is_first:
     print(f"chosen: {chosen}")
 leave()

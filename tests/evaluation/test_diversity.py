@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import math
 import subprocess
 import sys
@@ -19,11 +18,6 @@ from recrl.evaluation.diversity import (
     entropy_at,
     ild_at,
 )
-
-
-@pytest.fixture(scope="module")
-def worked(shared: Path) -> dict:
-    return json.loads((shared / "reference" / "worked.json").read_text())
 
 
 def test_entropy_pools_over_users_as_the_method_sheet_computes_it(worked):

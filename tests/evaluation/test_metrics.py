@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -33,11 +31,6 @@ def lists(*rows: list[int]) -> np.ndarray:
 
 def sets(*rows: list[int]) -> Ragged:
     return Ragged.from_lists(rows)
-
-
-@pytest.fixture(scope="module")
-def worked(shared: Path) -> dict:
-    return json.loads((shared / "reference" / "worked.json").read_text())
 
 
 def test_the_recif_numbers_of_the_method_sheet(worked):

@@ -35,7 +35,7 @@ def own(*shape: int) -> torch.Tensor:
 
 def broadcast() -> list[float]:
     tensor = own(2)
-    ranks.send(tensor, 1)
+    ranks.broadcast(tensor, 1)
     return tensor.tolist()
 
 
@@ -69,9 +69,9 @@ def on_host() -> str:
 
 
 CHECKS: dict[str, Callable[[], Any]] = {
-    "device": lambda: ranks.gather(str(device)),
+    "device": lambda: ranks.all_gather(str(device)),
     "backend": lambda: dist.get_backend(),
-    "sum": lambda: ranks.add(own(3)).tolist(),
+    "sum": lambda: ranks.all_reduce(own(3)).tolist(),
     "broadcast": broadcast,
     "gathered": gathered,
     "scattered": scattered,

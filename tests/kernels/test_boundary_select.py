@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -61,8 +60,7 @@ def test_an_invalid_response_is_never_taken(kernel: ModuleType) -> None:
     assert pair(kernel, *keys, valid=[False] * 4) == (-1, -1)
 
 
-def test_the_worked_group_before_and_after_repair(kernel: ModuleType, shared: Path) -> None:
-    worked = json.loads((shared / "reference" / "worked.json").read_text())
+def test_the_worked_group_before_and_after_repair(kernel: ModuleType, worked: dict[str, Any]) -> None:
     score, anchor = list(worked["D_u"]), worked["D_repair_index"]
     named = [True, True, True, False]  # the last response named nothing
     assert pair(kernel, [0.0] * 4, score, [-1.0] * 4, named) == (-1, 0)

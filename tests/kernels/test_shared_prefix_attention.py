@@ -28,14 +28,14 @@ def kernel(request: pytest.FixtureRequest) -> ModuleType:
 
 
 def rows_of(prompts: list[int], responses: list[list[int]]) -> PrefixRows:
-    """Lengths of prompts, and of the fed tokens of every prompt's responses."""
+    """Lengths of prompts, and of the response-prefix tokens of every prompt's responses."""
     prompt_of = [number for number, group in enumerate(responses) for _ in group]
     lengths = [length for group in responses for length in group]
     return PrefixRows(torch.tensor(prompts), torch.tensor(lengths).long(), torch.tensor(prompt_of).long())
 
 
 def shared_rows_of(prompts: list[int], responses: list[list[str]]) -> PrefixRows:
-    """Lengths of prompts, and every response's fed tokens, a letter each; equal beginnings are one."""
+    """Lengths of prompts, and every response's response-prefix tokens, a letter each; equal beginnings are one."""
     distinct: dict[tuple[int, str], int] = {}
     shared = [
         distinct.setdefault((number, response[: end + 1]), len(distinct))

@@ -50,7 +50,7 @@ def test_without_dual_clip_a_negative_advantage_has_no_bound() -> None:
 
 
 def test_rows_of_length_one_and_three_give_the_worked_means() -> None:
-    """METHODS B-6: per-token terms 1 and 2 -> token mean 7 / 4, row mean 1.5."""
+    """papers.md B-6: per-token terms 1 and 2 -> token mean 7 / 4, row mean 1.5."""
     logp = torch.zeros(2, 3)
     mask = torch.tensor([[True, False, False], [True, True, True]])
     for average, total, count in (("token", 7.0, 4), ("row", 3.0, 2), ("sum", 7.0, 2)):

@@ -1,4 +1,4 @@
-"""SAGE: the ratio, both bounds, the entropy penalty, and the gradient, by METHODS A."""
+"""SAGE: the ratio, both bounds, the entropy penalty, and the gradient, by papers.md A."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_the_worked_coefficients_of_negatives(worked: dict[str, Any]) -> None:
 def test_the_soft_lower_clip_acts_below_one_minus_floor_times_lambda(
     ratio: float, penalty: float, expected: float
 ) -> None:
-    """METHODS A-3: r if r >= 1 - .2 lambda, else r .2 lambda / (1 - r)."""
+    """papers.md A-3: r if r >= 1 - .2 lambda, else r .2 lambda / (1 - r)."""
     assert coefficient(ratio, 1e-3, -1.0, penalty, neg_bound="ratio_floor") == pytest.approx(expected, rel=1e-5)
 
 
@@ -125,7 +125,7 @@ def test_without_boost_and_penalty_it_is_gbpo_on_the_slate(ratio: float, old: fl
 
 
 def test_the_gradient_is_the_finite_difference_with_the_bound_held() -> None:
-    """Form 2 of METHODS A-5 on the logits of a small policy: J = r(theta) A / sg(Phi)."""
+    """Form 2 of papers.md A-5 on the logits of a small policy: J = r(theta) A / sg(Phi)."""
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(6, 5, generator=generator, dtype=torch.double)
     old_logits = logits + 0.1 * torch.randn(6, 5, generator=generator, dtype=torch.double)
@@ -150,7 +150,7 @@ def test_the_gradient_is_the_finite_difference_with_the_bound_held() -> None:
             high, low = ((logp(logits + sign * change.view(6, 5)) - before).mean().exp() for sign in (1, -1))
             numeric.view(-1)[place] = 0.7 * (high - low) / (2 * step) / bound
     assert theta.grad is not None
-    assert float((theta.grad - numeric).abs().max()) < 1e-8  # float32 again: METHODS reaches 3e-11 in double
+    assert float((theta.grad - numeric).abs().max()) < 1e-8  # float32 again; in double 3e-11
 
 
 def test_the_worked_coefficient_and_value_of_the_toy(worked: dict[str, Any]) -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -56,10 +54,9 @@ def asks(monkeypatch: pytest.MonkeyPatch) -> Callable[[TransformersPolicy], list
     return watched
 
 
-def test_the_worked_lengths(shared: Path) -> None:
-    worked = json.loads((shared / "reference" / "worked.json").read_text())["C_guide"]
-    assert len(worked) == 10
-    for row in worked:
+def test_the_worked_lengths(worked: dict[str, Any]) -> None:
+    assert len(worked["C_guide"]) == 10
+    for row in worked["C_guide"]:
         assert guide_length(row["t"], 9, 3, "none") == row["literal"]
         assert guide_length(row["t"], 9, 3, "levels_minus_1") == row["capped"]
 

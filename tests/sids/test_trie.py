@@ -266,11 +266,11 @@ def test_edges_among_some_items_are_those_that_lead_to_them(data: st.DataObject)
         data.draw(st.lists(st.lists(st.integers(-1, 5), min_size=3, max_size=3), min_size=4, max_size=4))
     )
     root = torch.tensor(data.draw(st.lists(st.integers(0, 1), min_size=4, max_size=4)))
-    among = trie.among(pool, root)
+    allowed = trie.allowed(pool, root)
     node = torch.arange(len(trie.count)).expand(4, -1)
     width = int(trie.count.max())
     edge, every = trie.edges(node, width)
-    same, some = trie.edges(node, width, among)
+    same, some = trie.edges(node, width, allowed)
     assert torch.equal(edge, same)
     for row, (items, kind) in enumerate(zip(pool.tolist(), root.tolist(), strict=True)):
         wanted = [tuple(rows[kind][item]) for item in items if item >= 0]
@@ -281,7 +281,7 @@ def test_edges_among_some_items_are_those_that_lead_to_them(data: st.DataObject)
         spelled = [spelling(trie, int(to)) for to in trie.child(edge[row])[some[row]]]
         assert {word for _, word in spelled} == leads
         assert {begin for begin, _ in spelled} == {kind}
-    swapped = among.of(torch.tensor([3, 0]))
+    swapped = allowed.of(torch.tensor([3, 0]))
     assert torch.equal(trie.edges(node[[3, 0]], width, swapped)[1], some[[3, 0]])
 
 

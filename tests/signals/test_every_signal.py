@@ -19,7 +19,7 @@ ITEMS, PROMPTS, GROUP = 16, 40, 4
 
 
 def random_groups(slate: int = 1, seed: int = 0) -> tuple[RolloutGroups, Tensor]:
-    """Groups with hits and without, with holes, and two rewards of which some can't be told."""
+    """Groups with hits and without, with holes, and two rewards of which some are undefined."""
     draw = torch.Generator().manual_seed(seed)
     items = torch.randint(0, ITEMS, (PROMPTS, GROUP, slate), generator=draw)
     targets = torch.randint(0, ITEMS, (PROMPTS, 2), generator=draw)

@@ -29,7 +29,7 @@ def read_raw(source: Path, bad_rows: BadRows, *, drop_repeats: bool) -> Interact
     """The whole log, before any filter.
 
     Raises:
-        DataError: the two files can't be told, one is broken, or a row can't be used.
+        DataError: it is unclear which file is which, one is broken, or a row can't be used.
     """
     reviews, meta = _find(source)
     users: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""Constrained balanced residual k-means (METHODS C-1): every code of a level is used by about as many items.
+"""Constrained balanced residual k-means (papers.md C-1): every code of a level is used by about as many items.
 
 Lloyd's algorithm in which the assignment step is the cheapest one whose cluster sizes lie between ``max(1, N//K - 1)``
 and ``N//K + 1``. The assignment is exact for any N (``transport.py``); above ``exact_limit`` items the centroids are
@@ -117,4 +117,4 @@ def cluster_means(points: Matrix, codes: NDArray[np.int32], size: int) -> Matrix
     return np.asarray(sums / np.bincount(codes, minlength=size)[:, None], np.float32)
 
 
-BALANCED = Quantizer(BalancedOptions, fit, "METHODS C-1; k-means-constrained")
+BALANCED = Quantizer(BalancedOptions, fit, "papers.md C-1; k-means-constrained")

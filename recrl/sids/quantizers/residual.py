@@ -55,7 +55,7 @@ def codebooks_of(arrays: Arrays) -> list[Matrix]:
 
 
 def quantize(points: Matrix, sizes: tuple[int, ...], fit_level: FitLevel) -> Quantized:
-    """Fit level after level on what the levels before left over (METHODS C-1)."""
+    """Fit level after level on what the levels before left over (papers.md C-1)."""
     residual = np.array(points, np.float32, order="C")
     columns, arrays = [], {}
     for level, size in enumerate(sizes):

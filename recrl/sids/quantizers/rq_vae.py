@@ -1,7 +1,7 @@
 """RQ-VAE: an autoencoder whose inside is quantised residually (arXiv:2203.01941; for SIDs arXiv:2305.05065).
 
 Loss: reconstruction MSE + beta times the commitment ||r - sg(c)||^2 summed over levels, with the straight-through
-estimator. The codebook term ||sg(r) - c||^2 of METHODS C-1 has no gradient here: its minimum is the mean of the
+estimator. The codebook term ||sg(r) - c||^2 of papers.md C-1 has no gradient here: its minimum is the mean of the
 residuals, which the codebooks follow as moving averages. Codebooks begin as residual k-means of the first encodings.
 Items that still share a path afterwards are spread over the last level by a Sinkhorn assignment, round by round.
 Letters as in the package, and B rows of a batch.
@@ -180,4 +180,4 @@ def _colliding(codes: Codes) -> NDArray[np.bool_]:
     return np.asarray(counts[inverse.reshape(-1)] > 1)
 
 
-RQ_VAE = Quantizer(RqVaeOptions, fit, "arXiv:2305.05065; METHODS C-1", latent=latent)
+RQ_VAE = Quantizer(RqVaeOptions, fit, "arXiv:2305.05065; papers.md C-1", latent=latent)
