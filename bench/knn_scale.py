@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from recrl.baselines import BASELINES
-from recrl.components import Choice, resolve
 from recrl.data.dataset import load
 from recrl.data.prepare import prepare
 from recrl.data.rows import evenly
+from recrl.parts import Choice, resolve
 
 HISTORIES = 1_000
 

@@ -26,8 +26,8 @@ from recrl.bench.memory import peak_of
 from recrl.bench.world import WorldSize, history_of, make_config, make_rl, write_world
 from recrl.hardware.memory import Engine, Memory, MicroBatch, Rollout, Share, step_memory
 from recrl.hardware.model_shapes import ModelShape, shape_of
+from recrl.store.run_folder import StageFolder
 from recrl.training.rl import Rl
-from recrl.training.run_folder import StageFolder
 from recrl.training.sft import Sft
 
 ITEMS = 500

@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from recrl.components import Choice
 from recrl.config import RunConfig, check, load
 from recrl.data import dataset as datasets
 from recrl.data.prepare import prepare
-from recrl.evaluation.protocols import PromptTable
+from recrl.parts import Choice
+from recrl.ranking.rank import PromptTable
 from recrl.rollout.beam import beam_search
 from recrl.sids.build import SidPlan, build_folder
 from recrl.training.rl import starting_point

@@ -12,7 +12,7 @@ import time
 
 import numpy as np
 
-from recrl.components import Choice
+from recrl.parts import Choice
 from recrl.sids.codes import with_suffixes
 from recrl.sids.quantizers import QUANTIZERS, resolve_quantizer
 from recrl.sids.statistics import statistics

@@ -15,7 +15,7 @@ from recrl.errors import ConfigError, RunError
 
 if TYPE_CHECKING:
     from recrl.comparison.plan import Plan, PlannedRun
-    from recrl.training.launch import Report
+    from recrl.training.stage import Report
 
 
 @click.group(short_help="Measure the engine and compare recipes.")

@@ -14,7 +14,8 @@ import torch
 import worlds
 from worlds import tiny_codes, tiny_policy, tiny_prompts
 
-from recrl.groups import PackedGroups, Signal, pack_active
+from recrl.groups.packed import PackedGroups, pack_active
+from recrl.groups.rollout import Signal
 from recrl.hardware.memory import (
     ELEMENTWISE,
     Engine,

@@ -15,9 +15,9 @@ from recrl.config import load
 from recrl.data import dataset as datasets
 from recrl.data.prepare import prepare
 from recrl.models.checkpoint import save_folder
+from recrl.run_data import load_data, new_model
 from recrl.sids import codes as sid_codes
 from recrl.sids.codes import with_suffixes
-from recrl.training.setup import load_data, new_model
 
 RUN = """
 [run]
