@@ -32,7 +32,7 @@ def bench() -> None:
 @click.option(
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),
-    default=Path("bench/RESULTS.md"),
+    default=Path("benchmarks/RESULTS.md"),
     show_default=True,
     help="The page to write; results.json and plots/ go beside it.",
 )

@@ -3,7 +3,7 @@
 Each op alone, forward and backward; then a whole training step of a small Qwen3, stock against fused.
 Letters: T tokens, H hidden size, I intermediate size.
 
-python bench/elementwise.py [--threads N] [--repeats N] [--clock wall|cpu]
+python benchmarks/elementwise.py [--threads N] [--repeats N] [--clock wall|cpu]
 """
 
 from __future__ import annotations

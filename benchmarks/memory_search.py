@@ -1,6 +1,6 @@
 """Seconds of a beam search beside a memory and without one, in turns, on an untrained model.
 
-python bench/memory_search.py [--items N] [--prompts B] [--beams W] [--repeats R] [--config FILE]
+python benchmarks/memory_search.py [--items N] [--prompts B] [--beams W] [--repeats R] [--config FILE]
 
 Without --config a synthetic catalogue is made. --config names a run whose best SFT is there.
 """

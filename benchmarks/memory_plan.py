@@ -4,7 +4,7 @@ Measured is the rise of the resident set's peak over making a run and two optimi
 up on a tiny model. Twice: once with glibc told to give back what is freed at once, which is what tensors take and what
 the planner predicts, and once as it is, where freed pieces of other sizes lie between those in use.
 
-python bench/memory_plan.py [--quick] [--write FILE]
+python benchmarks/memory_plan.py [--quick] [--write FILE]
 """
 
 from __future__ import annotations
@@ -190,7 +190,7 @@ def line(row: Row) -> tuple[str, ...]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="Two small cases.")
-    parser.add_argument("--write", type=Path, help="Keep the table, for docs/hardware.md: bench/memory_plan.json.")
+    parser.add_argument("--write", type=Path, help="Keep the table, for docs/hardware.md: benchmarks/memory_plan.json.")
     parser.add_argument("--case", help="One case as JSON, in this very process; prints JSON.")
     given = parser.parse_args()
     if given.case:

@@ -1,6 +1,6 @@
 """Seconds and peak memory of ``hybrid_knn`` on a synthetic catalogue: loaded, fitted, and asked about 1,000 histories.
 
-python bench/knn_scale.py [--items N] [--interactions N] [--data FOLDER]
+python benchmarks/knn_scale.py [--items N] [--interactions N] [--data FOLDER]
 """
 
 from __future__ import annotations

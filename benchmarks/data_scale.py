@@ -1,6 +1,6 @@
 """Seconds and peak memory of a synthetic data set of 10 million interactions, written to disk.
 
-python bench/data_scale.py [--interactions N] [--split leave-one-out|chronological] [--out FOLDER]
+python benchmarks/data_scale.py [--interactions N] [--split leave-one-out|chronological] [--out FOLDER]
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Seconds and peak memory of a quantiser on random vectors.
 
-python bench/sid_scale.py [--quantizer rq-kmeans|balanced|rq-vae] [--items N] [--dim D] [--levels L] [--codes K]
+python benchmarks/sid_scale.py [--quantizer rq-kmeans|balanced|rq-vae] [--items N] [--dim D] [--levels L] [--codes K]
 """
 
 from __future__ import annotations
