@@ -31,7 +31,7 @@ lint: $(READY)
 bench: $(READY)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'
 	$(BIN)/recrl bench engine
-	for file in bench/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+	for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
 # Compiles every Triton kernel for CUDA without a device; fails on a spill, or where kernels/AOT.md is out of date.
 aot: $(READY)

@@ -15,7 +15,7 @@ from recrl.errors import ConfigError, RunError
 
 if TYPE_CHECKING:
     from recrl.comparison.plan import Plan, PlannedRun
-    from recrl.training.launch import Report
+    from recrl.training.stage import Report
 
 
 @click.group(short_help="Measure the engine and compare recipes.")
@@ -32,7 +32,7 @@ def bench() -> None:
 @click.option(
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),
-    default=Path("bench/RESULTS.md"),
+    default=Path("benchmarks/RESULTS.md"),
     show_default=True,
     help="The page to write; results.json and plots/ go beside it.",
 )

@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from recrl import __version__
-from recrl.backends.loading import explain_broken_npu
+from recrl.device.loading import explain_broken_npu
 from recrl.errors import RecrlError
 from recrl.processes import own_rank
 

@@ -29,7 +29,7 @@ def rl(
     """
     run = configs.load(Path(config), overrides, recipe=recipe, otherwise=DEFAULT_RECIPE)
     if dry_run:
-        from recrl.training.method import Method, check_scorers
+        from recrl.method import Method, check_scorers
 
         Method.make(run.rl)
         check_scorers(run)

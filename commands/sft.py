@@ -24,7 +24,7 @@ def sft(
     """Fine-tune the model that CONFIG (a TOML file) describes on its data's training rows."""
     run = configs.load(Path(config), overrides, recipe=recipe)
     if dry_run:
-        from recrl.training.method import check_scorers
+        from recrl.method import check_scorers
 
         check_scorers(run)
         click.echo(run.to_toml())

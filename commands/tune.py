@@ -56,7 +56,7 @@ def tune(
     from rich.table import Table
 
     run = configs.load(Path(config), overrides, recipe=recipe)
-    from recrl.evaluation import tuning  # torch loads here, so that --help and a wrong config answer at once
+    from recrl.training import tuning  # torch loads here, so that --help and a wrong config answer at once
 
     found = tuning.tune_memory(run, weights, floors or [run.memory.floor], lambda text: click.echo(text, err=True))
     chosen = tuning.best(found)

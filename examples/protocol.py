@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recrl.baselines import BASELINES, recommend
-from recrl.components import Choice, resolve
 from recrl.data import dataset as datasets
 from recrl.data.dataset import Dataset
 from recrl.data.frequency import training_counts
 from recrl.errors import DataError, UserError
 from recrl.evaluation.metrics import ndcg_at, pass_at
+from recrl.parts import Choice, resolve
 
 EDGES = (0, 1, 2, 3, 4, 5, 7, 10, 16, 31, 61)
 RANKED = ("popularity", "item_knn", "text_knn", "hybrid_knn")

@@ -15,10 +15,10 @@ import tomli_w
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from recrl import recipe as recipes
-from recrl.components import Choice
+from recrl.config_layers import merge, override, read_toml
 from recrl.errors import ConfigError, nearest
 from recrl.kernels.registry import KERNELS
-from recrl.layers import merge, override, read_toml
+from recrl.parts import Choice
 from recrl.section import Section
 from recrl.training_sections import RlSection, SftSection
 

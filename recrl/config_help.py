@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from recrl.components import Choice, Options, Part, Table, load_part
 from recrl.config import RunConfig
+from recrl.parts import Choice, Options, Part, Table, load_part
 from recrl.section import Section
 
 EXAMPLE = Path(__file__).parent / "example.toml"

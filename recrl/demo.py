@@ -13,9 +13,9 @@ from recrl.evaluation.evaluate import evaluate
 from recrl.evaluation.results import EvaluationResult
 from recrl.report.page import build_report
 from recrl.sids.build import SidPlan, build_folder
-from recrl.training.launch import Report
 from recrl.training.rl import train_rl
 from recrl.training.sft import train_sft
+from recrl.training.stage import Report
 
 CONFIG = Path(__file__).parent / "demo.toml"
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from recrl.config_layers import merge, read_toml
 from recrl.errors import ConfigError, nearest
-from recrl.layers import merge, read_toml
 
 FOLDER = Path(__file__).parent / "recipes"
 WORDS = ("about", "source", "base")

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from recrl.components import Choice
+from recrl.parts import Choice
 
 
 class Section(BaseModel):

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from recrl.components import Choice
 from recrl.errors import nearest
+from recrl.parts import Choice
 from recrl.section import Section
 
 TASKS = (

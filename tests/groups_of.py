@@ -8,10 +8,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from recrl.components import Choice
 from recrl.data.ragged import Ragged
-from recrl.groups import PromptBatch, RolloutGroups, Targets
+from recrl.groups.prompts import PromptBatch, Targets
+from recrl.groups.rollout import RolloutGroups
 from recrl.kernels.ops import Ops
+from recrl.parts import Choice
 from recrl.rewards.base import RewardContext
 from recrl.sids.trie import Trie, build_trie
 from recrl.signals.base import SignalContext

@@ -8,7 +8,8 @@ import torch
 from groups_of import OPS
 from torch import Tensor
 
-from recrl.groups import PackedGroups, PromptBatch, Targets
+from recrl.groups.packed import PackedGroups
+from recrl.groups.prompts import PromptBatch, Targets
 from recrl.objectives.base import ObjectiveInputs, State
 
 

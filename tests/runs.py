@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from recrl.config import RunConfig, check
+from recrl.config_layers import merge
 from recrl.data import dataset as datasets
 from recrl.data.prepare import prepare
-from recrl.layers import merge
 from recrl.sids import codes
 from recrl.sids.codes import with_suffixes
 

@@ -7,15 +7,15 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from recrl import recipe as recipes
-from recrl.components import Choice
 from recrl.config import RunConfig, check, load
 from recrl.config_help import FAMILIES, example, json_schema, part_help, section_keys
+from recrl.config_layers import merge
 from recrl.errors import ConfigError
-from recrl.layers import merge
+from recrl.method import Method
+from recrl.parts import Choice
 from recrl.rollout import ROLLOUTS
 from recrl.sids.encoders import resolve_encoder
 from recrl.sids.quantizers import resolve_quantizer
-from recrl.training.method import Method
 
 
 def written(folder: Path, text: str, name: str = "run.toml") -> Path:

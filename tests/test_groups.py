@@ -13,16 +13,9 @@ from groups_of import OPS, groups_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recrl.groups import (
-    PackedGroups,
-    PromptBatch,
-    RolloutGroups,
-    Signal,
-    Targets,
-    distinct_tokens,
-    pack_active,
-    slate_entropy,
-)
+from recrl.groups.packed import PackedGroups, distinct_tokens, pack_active
+from recrl.groups.prompts import PromptBatch, Targets
+from recrl.groups.rollout import RolloutGroups, Signal, slate_entropy
 from recrl.rollout.base import join_groups, join_prompts
 
 

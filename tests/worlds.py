@@ -7,7 +7,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 from recrl.backends.torch_backend import TransformersPolicy
-from recrl.groups import PromptBatch, Targets
+from recrl.groups.prompts import PromptBatch, Targets
 from recrl.models.presets import preset_model, preset_tokenizer
 from recrl.sids.codes import SidIndex, with_suffixes
 from recrl.sids.tokens import add_sid_tokens, sid_token_ids

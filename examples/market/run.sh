@@ -43,7 +43,7 @@ setting() {
   local name=$1-$3-$2 seed=$2 method=$3
   shift 3
   local start
-  start=$(python -c "from pathlib import Path; from recrl.training.checkpoint import best; print(best(Path('runs/market-$seed/sft')).model)")
+  start=$(python -c "from pathlib import Path; from recrl.store.checkpoint import best; print(best(Path('runs/market-$seed/sft')).model)")
   recrl rl "$config" --recipe "examples/market/$method.toml" --set "run.name=$name" --set "run.seed=$seed" \
     --set "rl.init=$start" --set memory.weight=0 --set rl.steps=100 --set rl.eval_every=25 \
     --set rl.environment.budget=0 "$@" --resume

@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 from recrl.kernels.linear_logp import reference
 from recrl.kernels.linear_logp.reference import log_normaliser as log_normaliser
 
-# In logits, but for the last two, which are in tokens. All measured on a CPU with bench/linear_logp.py.
+# In logits, but for the last two, which are in tokens. All measured on a CPU with benchmarks/linear_logp.py.
 PLAIN = 2**19  # up to here the reference is as fast
 KEPT = 2**23  # kept for the backward pass in memory of their own
 CHUNK = 2**21  # computed by one matmul of linear_logp

@@ -17,15 +17,16 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from recrl.backends.device import autocast
-from recrl.backends.policy import ReadTensor
-from recrl.groups import PackedGroups, PromptBatch
+from recrl.device.runtime import autocast
+from recrl.groups.packed import PackedGroups
+from recrl.groups.prompts import PromptBatch
 from recrl.kernels.ops import Ops
 from recrl.kernels.places import marked, runs
 from recrl.kernels.shared_prefix_attention.rows import PrefixRows
 from recrl.memory.head import MemoryHead
 from recrl.memory.prior import NodePrior, node_prior
 from recrl.models.shared_prefix import Continue, Extend, Layout, Packed, Prefill, ReadPrompts
+from recrl.models.tensors import ReadTensor
 from recrl.sids.trie import AllowedNodes, Trie
 
 LOGITS_AT_ONCE = 1 << 19

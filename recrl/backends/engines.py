@@ -8,7 +8,7 @@ import torch
 from torch import distributed
 
 from recrl.backends.decoder_policy import DecoderPolicy
-from recrl.backends.device import distributed_backend, prepare_megatron
+from recrl.device.runtime import distributed_backend, prepare_megatron
 from recrl.errors import UserError
 
 

@@ -20,11 +20,11 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from recrl.backends.policy import ReadTensor
 from recrl.backends.ranks import local
 from recrl.backends.torch_backend import TransformersPolicy
 from recrl.models.folder import FolderWriter
 from recrl.models.shared_prefix import Layout
+from recrl.models.tensors import ReadTensor
 from recrl.sids.trie import Trie
 
 

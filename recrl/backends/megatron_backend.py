@@ -16,18 +16,18 @@ from torch import Tensor, distributed, nn
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from recrl.backends.decoder_policy import DecoderPolicy, Space
-from recrl.backends.device import autocast
 from recrl.backends.megatron.head import ShardedHead
 from recrl.backends.megatron.model import build, last_states, rotary_angles
 from recrl.backends.megatron.shape import DecoderShape
 from recrl.backends.megatron.weights import QK_NORMS, WeightMap
-from recrl.backends.policy import ReadTensor
+from recrl.device.runtime import autocast
 from recrl.errors import UserError
 from recrl.kernels.registry import pick
 from recrl.memory.head import MemoryHead
 from recrl.models.checkpoint import read_folder
 from recrl.models.folder import FolderReader, FolderWriter, grown
 from recrl.models.shared_prefix import Layout
+from recrl.models.tensors import ReadTensor
 from recrl.sids.trie import Trie
 
 GENERATION = "generation_config.json"

@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
 
-from recrl.groups import PackedGroups, PromptBatch
+from recrl.groups.packed import PackedGroups
+from recrl.groups.prompts import PromptBatch
 from recrl.memory.prior import NodePrior
 from recrl.models.shared_prefix import ReadPrompts
+from recrl.models.tensors import ReadTensor
 
 BeamState = Any
 """The prompts' keys and the beams' own paths; every engine has its own, opaque to its users."""
-
-
-class Slices(Protocol):
-    """A whole tensor that is read in slices: a tensor, or one in a safetensors file."""
-
-    def __getitem__(self, place: Any, /) -> Tensor: ...
-
-
-ReadTensor = Callable[[str], Slices]
-"""Finds a whole tensor by its Hugging Face name."""
 
 
 class Decoding(Protocol):

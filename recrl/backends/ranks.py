@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from recrl.backends.device import distributed_backend
+from recrl.device.runtime import distributed_backend
 from recrl.errors import UserError
 from recrl.processes import started_together
 

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from recrl.backends.decoder_policy import MEMORY, DecoderPolicy, Space, chosen_logits
-from recrl.backends.device import autocast
-from recrl.backends.policy import ReadTensor
+from recrl.device.runtime import autocast
 from recrl.kernels.ops import Ops
 from recrl.kernels.places import take
 from recrl.kernels.registry import pick
@@ -23,6 +22,7 @@ from recrl.models.dropout import add_dropout
 from recrl.models.fused import OPS as FUSED_OPS
 from recrl.models.fused import fuse
 from recrl.models.shared_prefix import Layout
+from recrl.models.tensors import ReadTensor
 from recrl.sids.trie import Trie
 
 

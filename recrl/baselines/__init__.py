@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from recrl.data.dataset import Sequences
 from recrl.data.ragged import Ragged
-from recrl.evaluation.metrics import top_k
+from recrl.data.top_k import top_k
 
 BASELINES = {
     "popularity": "recrl.baselines.popularity:POPULARITY",

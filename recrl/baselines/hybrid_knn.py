@@ -22,11 +22,11 @@ from scipy import sparse
 from recrl.baselines import item_knn, text_knn
 from recrl.baselines.item_knn import ItemKnn, ItemKnnOptions
 from recrl.baselines.text_knn import TextKnn, TextKnnOptions
-from recrl.components import Options, Part
 from recrl.data.dataset import Catalog, Sequences
 from recrl.data.frequency import membership
 from recrl.data.ragged import Ragged
 from recrl.errors import DataError
+from recrl.parts import Options, Part
 from recrl.seeding import generator
 
 logger = logging.getLogger(__name__)

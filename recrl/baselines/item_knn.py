@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from pydantic import Field
 from scipy import sparse
 
-from recrl.components import Options, Part
 from recrl.data.dataset import Catalog, Sequences
 from recrl.data.frequency import own_counts, training_counts
 from recrl.data.ragged import Ragged
+from recrl.parts import Options, Part
 
 ROUNDING = 1e-6
 """Share of a history's largest score, its own counts among it, below which a score is the rounding of a difference."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from recrl.baselines import Scorer
 from recrl.data.dataset import Sequences
 from recrl.data.ragged import Ragged
-from recrl.evaluation.metrics import top_k
+from recrl.data.top_k import top_k
 
 USERS_AT_ONCE = 64
 """Histories that are scored together: so few that their scores stay in a cache."""

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from recrl.components import Options, Part
 from recrl.data.dataset import Catalog, Sequences
 from recrl.data.frequency import counted, training_counts
 from recrl.data.ragged import Ragged
+from recrl.parts import Options, Part
 
 
 @dataclass(frozen=True)

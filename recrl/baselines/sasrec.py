@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from recrl.components import Options, Part
 from recrl.data.dataset import Catalog, Sequences
 from recrl.data.ragged import Ragged
 from recrl.kernels.registry import pick
 from recrl.kernels.shared_prefix_attention.rows import PrefixRows
+from recrl.parts import Options, Part
 from recrl.seeding import generator, seed_of
 
 

@@ -18,10 +18,10 @@ from pydantic import Field
 from scipy import sparse
 
 from recrl.baselines.item_knn import recency_weights
-from recrl.components import Options, Part
 from recrl.data.dataset import Catalog, Sequences
 from recrl.data.ragged import Ragged
 from recrl.data.rows import chunks, evenly
+from recrl.parts import Options, Part
 from recrl.sids.encoders import unit_rows
 from recrl.sids.encoders.tfidf_svd import text_embedding
 

@@ -16,12 +16,12 @@ from recrl.bench.markdown import milliseconds, ratio, table
 from recrl.bench.measurement import Figures, Measurement, Seconds, Setting, UnequalWorkError
 from recrl.bench.timing import interleave
 from recrl.bench.world import LEVELS, WorldSize, write_world
-from recrl.groups import PromptBatch
+from recrl.environments.log_prompts import PromptSource
+from recrl.groups.prompts import PromptBatch
 from recrl.models.checkpoint import load_folder
 from recrl.rollout.beam import beam_search
+from recrl.run_data import load_run_data
 from recrl.sids.trie import Trie
-from recrl.training.rl_prompts import PromptSource
-from recrl.training.setup import load_world
 
 ITEMS = 12_000
 WIDTH = 50
@@ -75,7 +75,7 @@ def measure(size: WorldSize, setting: Setting) -> Case:
     with tempfile.TemporaryDirectory() as name:
         config = write_world(Path(name), size, setting.threads)
         assert config.rl.init is not None
-        world, policy = load_world(config, config.rl.init)
+        world, policy = load_run_data(config, config.rl.init)
         stock, _ = load_folder(config.rl.init)
         prompts = PromptSource(config, world, policy.config).batch(0)
     width = size.group

@@ -24,7 +24,7 @@ from recrl.bench.memory import peak_of
 from recrl.bench.plots import Line, Panel, png
 from recrl.bench.timing import seconds_of
 from recrl.bench.world import WorldSize, history_of, make_rl, write_world
-from recrl.groups import PromptBatch
+from recrl.groups.prompts import PromptBatch
 from recrl.training.rl import Rl
 
 PHASES = ("gen", "update_actor")

@@ -14,7 +14,8 @@ from recrl.bench.markdown import milliseconds, ratio, table
 from recrl.bench.measurement import Figures, Measurement, Seconds, Setting, UnequalWorkError
 from recrl.bench.trl_peer import Peer, load_trl
 from recrl.bench.world import LEVELS, WorldSize, history_of, make_rl, write_world
-from recrl.groups import PackedGroups, Signal, pack_active
+from recrl.groups.packed import PackedGroups, pack_active
+from recrl.groups.rollout import Signal
 from recrl.models.shared_prefix import ReadPrompts
 from recrl.objectives.base import ObjectiveInputs
 from recrl.training.rl import Rl

@@ -13,12 +13,14 @@ from torch import Tensor
 
 from recrl.bench.timing import interleave
 from recrl.bench.world import WorldSize, make_config, set_token_budget
-from recrl.components import Options, Part
 from recrl.config import RunConfig
-from recrl.groups import PackedGroups, PromptBatch, RolloutGroups, Signal, pack_active
+from recrl.groups.packed import PackedGroups, pack_active
+from recrl.groups.prompts import PromptBatch
+from recrl.groups.rollout import RolloutGroups, Signal
 from recrl.models.shared_prefix import ReadPrompts
+from recrl.parts import Options, Part
+from recrl.store.run_folder import StageFolder
 from recrl.training.rl import Rl
-from recrl.training.run_folder import StageFolder
 
 Layout = Literal["shared", "unpacked"]
 LAYOUTS: tuple[Layout, ...] = ("shared", "unpacked")

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from recrl.backends.device import peak_memory_gb
+from recrl.device.runtime import peak_memory_gb
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 RESET_PEAK = "5"

@@ -25,7 +25,8 @@ from transformers.trainer_callback import PrinterCallback
 from recrl.bench.measurement import PeerMissingError, Seconds, UnequalWorkError
 from recrl.bench.timing import interleave, seconds_of
 from recrl.bench.world import LEVELS
-from recrl.groups import PackedGroups, PromptBatch
+from recrl.groups.packed import PackedGroups
+from recrl.groups.prompts import PromptBatch
 from recrl.models.checkpoint import load_folder
 from recrl.objectives.grpo import GrpoOptions
 from recrl.training.rl import Rl

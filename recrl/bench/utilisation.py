@@ -11,13 +11,13 @@ from statistics import median
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from recrl.backends.matmul_speed import product_flops
 from recrl.bench.layouts import choose_budget, make_layout_rl
 from recrl.bench.markdown import count, milliseconds, table
 from recrl.bench.measurement import Figures, Measurement, Seconds, Setting, UnequalWorkError
 from recrl.bench.plots import Line, Panel, png
 from recrl.bench.timing import interleave
 from recrl.bench.world import LEVELS, WorldSize, history_of, write_world
+from recrl.device.matmul_speed import product_flops
 from recrl.hardware.flops import Work
 from recrl.models.checkpoint import load_folder
 from recrl.training.meter import Meter, products_of, products_of_model

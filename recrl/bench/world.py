@@ -15,17 +15,17 @@ import torch
 from numpy.typing import NDArray
 
 from recrl.config import RunConfig, check
+from recrl.config_layers import merge
 from recrl.data import dataset as datasets
 from recrl.data.dataset import Catalog, Dataset, Examples, Sequences
 from recrl.data.ragged import Ragged
-from recrl.layers import merge
 from recrl.models.checkpoint import save_folder
+from recrl.run_data import load_data, new_model
 from recrl.seeding import generator
 from recrl.sids import codes as sid_codes
 from recrl.sids.codes import SidIndex
+from recrl.store.run_folder import StageFolder
 from recrl.training.rl import Rl
-from recrl.training.run_folder import StageFolder
-from recrl.training.setup import load_data, new_model
 
 LEVELS, CODES = 3, 256
 TEXT_TOKENS = 428

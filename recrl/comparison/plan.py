@@ -18,15 +18,15 @@ from typing import Any, cast
 
 from recrl import config as configs
 from recrl import recipe as recipes
-from recrl.components import resolve
 from recrl.config import RunConfig
+from recrl.config_layers import merge, override, read_toml
 from recrl.errors import ConfigError, UserError
-from recrl.layers import merge, override, read_toml
+from recrl.method import Method
+from recrl.parts import resolve
 from recrl.recipe import Recipe, flat
 from recrl.rollout import ROLLOUTS
 from recrl.rollout.base import RolloutOptions
-from recrl.training import checkpoint
-from recrl.training.method import Method
+from recrl.store import checkpoint
 
 OF_THE_METHOD = (
     "recipe",

@@ -19,8 +19,8 @@ from recrl.data import dataset as datasets
 from recrl.errors import UserError
 from recrl.evaluation.evaluate import Subject, evaluate_baselines, evaluate_model, protocols, subjects
 from recrl.processes import started_together
-from recrl.training.launch import Report
 from recrl.training.rl import train_rl
+from recrl.training.stage import Report
 
 RESULTS, MARKDOWN, PAGE = "results.json", "RESULTS.md", "report.html"
 

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from recrl.components import Options
+from recrl.parts import Options
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

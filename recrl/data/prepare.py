@@ -10,13 +10,13 @@ from typing import Any, Literal
 import numpy as np
 
 from recrl.atomic import new_folder
-from recrl.components import Choice, resolve
 from recrl.data.dataset import Dataset, Examples, save
 from recrl.data.log import BadRows, InteractionLog
 from recrl.data.readers import READERS
 from recrl.data.splits import chronological, leave_one_out
 from recrl.data.summary import summarise
 from recrl.errors import ConfigError
+from recrl.parts import Choice, resolve
 
 SplitName = Literal["leave-one-out", "chronological"]
 HISTORY_LIMITS: dict[str, int] = {"leave-one-out": 20, "chronological": 10}  # papers.md F

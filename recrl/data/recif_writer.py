@@ -18,12 +18,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recrl.atomic import new_folder
-from recrl.components import Choice, resolve
 from recrl.data.marketplace import Ints, Market, MarketOptions, build_market, simulate, stream, user_times
 from recrl.data.readers import READERS
 from recrl.data.readers.item_words import describe
 from recrl.data.readers.recif import MAX_TARGETS, TASKS, sid_text
 from recrl.errors import ConfigError
+from recrl.parts import Choice, resolve
 
 HISTORY_SHARE = 0.7
 TRAIN_SHARE = 0.8

@@ -12,8 +12,9 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from recrl.components import Part
-from recrl.groups import PromptBatch, RolloutGroups
+from recrl.groups.prompts import PromptBatch
+from recrl.groups.rollout import RolloutGroups
+from recrl.parts import Part
 
 Gift = Literal["targets", "feedback"]
 """What an environment may know: the items that would be right, or its users' answers to the items shown."""

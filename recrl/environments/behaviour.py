@@ -24,8 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from recrl.components import Options
 from recrl.data.marketplace import Floats, Ints, Market
+from recrl.parts import Options
 
 Flags = NDArray[np.bool_]
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from transformers import PretrainedConfig
 
-from recrl.components import Options
 from recrl.config import RunConfig
 from recrl.environments.base import Environment, EnvironmentPart
-from recrl.groups import PromptBatch
-from recrl.training.rl_prompts import PromptSource
-from recrl.training.setup import World
+from recrl.environments.log_prompts import PromptSource
+from recrl.groups.prompts import PromptBatch
+from recrl.parts import Options
+from recrl.run_data import RunData
 
 
 class LogOptions(Options):
@@ -19,7 +19,7 @@ class LogOptions(Options):
 class LogEnvironment(Environment):
     """Passes over the training rows."""
 
-    def __init__(self, config: RunConfig, world: World, model_config: PretrainedConfig) -> None:
+    def __init__(self, config: RunConfig, world: RunData, model_config: PretrainedConfig) -> None:
         self.source = PromptSource(config, world, model_config)
 
     def prompts(self, number: int) -> PromptBatch:
@@ -28,7 +28,7 @@ class LogEnvironment(Environment):
 
 def make(
     config: RunConfig,
-    world: World,
+    world: RunData,
     model_config: PretrainedConfig,
     options: LogOptions,  # noqa: ARG001
 ) -> LogEnvironment:

@@ -17,23 +17,24 @@ from pydantic import Field
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from recrl.components import resolve
 from recrl.config import RunConfig
 from recrl.data.dataset import Examples
 from recrl.data.marketplace import MarketOptions, build_market
-from recrl.data.prompts import CONTINUED
 from recrl.data.ragged import Ragged
 from recrl.data.visitors import Visitors, draw_visitors, truth
 from recrl.environments.base import Environment, EnvironmentPart, Feedback, Gift
 from recrl.environments.behaviour import Answers, BehaviourOptions, answers
 from recrl.errors import ConfigError, UserError
-from recrl.evaluation.lists import named_alike
-from recrl.evaluation.protocols import PromptTable, padded_targets
-from recrl.groups import PromptBatch, RolloutGroups
+from recrl.groups.prompts import PromptBatch
+from recrl.groups.rollout import RolloutGroups
+from recrl.parts import resolve
+from recrl.prompts.writer import CONTINUED
+from recrl.ranking.lists import named_alike
+from recrl.ranking.rank import PromptTable, padded_targets
 from recrl.rollout import ROLLOUTS
 from recrl.rollout.base import RolloutOptions
+from recrl.run_data import RunData
 from recrl.seeding import generator, seed_of
-from recrl.training.setup import World
 
 
 class MarketEnvironmentOptions(BehaviourOptions):
@@ -51,7 +52,7 @@ class MarketEnvironment(Environment):
     def __init__(
         self,
         config: RunConfig,
-        world: World,
+        world: RunData,
         model_config: PretrainedConfig,  # noqa: ARG002 what a model has learned does not change who visits
         options: MarketEnvironmentOptions,
     ) -> None:
@@ -146,7 +147,7 @@ class MarketEnvironment(Environment):
         self.impressions = state["impressions"]
 
 
-def market_options(world: World) -> MarketOptions:
+def market_options(world: RunData) -> MarketOptions:
     """The options that a prepared data set was made with.
 
     Raises:

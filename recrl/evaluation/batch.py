@@ -17,9 +17,9 @@ from recrl.data.dataset import Examples
 from recrl.data.ragged import Ragged
 from recrl.errors import UserError
 from recrl.evaluation.evaluate import Subject
-from recrl.evaluation.protocols import Ranking
 from recrl.evaluation.recommend import check_k, ranked_new
-from recrl.training.setup import World, load_world
+from recrl.ranking.rank import Ranking
+from recrl.run_data import RunData, load_run_data
 
 AT_ONCE = 8192
 """Users between two writes."""
@@ -60,7 +60,7 @@ def recommend_users(subject: Subject, users: Path, out: Path, k: int) -> int:
     """
     if out.exists():
         raise UserError(f"{out} exists already", why="it would be replaced", fix="choose another --out")
-    world, policy = load_world(subject.config, subject.model)
+    world, policy = load_run_data(subject.config, subject.model)
     check_k(k, subject.config, len(world.dataset.catalog))
     known = read_users(users, {item: place for place, item in enumerate(world.dataset.catalog.item_ids)})
     beside = out.with_name(f".{out.name}.tmp")
@@ -82,7 +82,7 @@ def recommend_users(subject: Subject, users: Path, out: Path, k: int) -> int:
 
 
 def _rankings(
-    subject: Subject, world: World, policy: DecoderPolicy, users: Users, k: int
+    subject: Subject, world: RunData, policy: DecoderPolicy, users: Users, k: int
 ) -> Iterator[tuple[range, Ranking]]:
     for begin in range(0, len(users), AT_ONCE):
         rows = range(begin, min(begin + AT_ONCE, len(users)))
@@ -91,7 +91,7 @@ def _rankings(
         yield rows, ranked_new(subject.config, world, policy, Examples.plain(nobody, histories, nothing), k)
 
 
-def _table(world: World, names: list[str], found: Ranking) -> pa.Table:
+def _table(world: RunData, names: list[str], found: Ranking) -> pa.Table:
     row, place = np.nonzero(found.items >= 0)
     items = found.items[row, place]
     catalog = world.dataset.catalog

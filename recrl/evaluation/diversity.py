@@ -6,7 +6,6 @@ Letters: U users, K positions of a list, N items, C categories, D embedding widt
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -38,12 +37,6 @@ class Entropy:
     @property
     def per_list_bits(self) -> PerUser:
         return np.asarray(self.per_list_nats / np.log(2))
-
-
-def category_codes(categories: Sequence[str]) -> NDArray[np.int32]:
-    """[N] category names -> [N] codes from 0 in alphabetical order; -1 for ``""``, a category that is not known."""
-    code = {name: place for place, name in enumerate(sorted(set(categories) - {""}))}
-    return np.array([code.get(name, -1) for name in categories], np.int32)
 
 
 def entropy_at(predictions: Ints, categories: Ints, k: int) -> Entropy:

@@ -20,24 +20,25 @@ from numpy.typing import NDArray
 from recrl import config as configs
 from recrl.backends.decoder_policy import DecoderPolicy
 from recrl.baselines import BASELINES, COMPARED, pools, recommend
-from recrl.components import Choice, resolve
 from recrl.config import RunConfig
 from recrl.data import dataset as datasets
+from recrl.data.categories import category_codes
 from recrl.data.dataset import Dataset, Examples
 from recrl.data.frequency import cold_items, dataset_counts
 from recrl.data.optimum import optimum
-from recrl.data.prompts import LABELS, Prompts
 from recrl.errors import DataError, UserError
 from recrl.evaluation import diversity, metrics
-from recrl.evaluation.lists import Lists, named_alike
 from recrl.evaluation.metrics import PerUser
-from recrl.evaluation.protocols import PromptTable, Ranking, length_batches
 from recrl.evaluation.results import ALONE, NEW, EvaluationResult, Metric, forget, measured, save_result, table_order
+from recrl.parts import Choice, resolve
 from recrl.processes import own_rank, started_together
+from recrl.prompts.writer import LABELS, Prompts
+from recrl.ranking.lists import Lists, named_alike
+from recrl.ranking.rank import PromptTable, Ranking, length_batches
+from recrl.run_data import RunData, load_run_data
 from recrl.sids import codes as sid_codes
 from recrl.sids.encoders.tfidf_svd import text_embedding
-from recrl.training import checkpoint
-from recrl.training.setup import World, load_world
+from recrl.store import checkpoint
 
 logger = logging.getLogger(__name__)
 STAGES = ("sft", "rl")
@@ -89,7 +90,7 @@ class Measures:
         counts = dataset_counts(dataset)
         return cls(
             config.eval.k,
-            diversity.category_codes(catalog.categories),
+            category_codes(catalog.categories),
             _text_embedding(dataset, config.run.seed),
             cold_items(counts, catalog.item_ids, fraction=config.eval.cold_fraction, seed=config.run.seed),
             config.eval.cold_denominator,
@@ -206,7 +207,7 @@ def evaluate_model(subject: Subject, split: str, folder: Path) -> list[Evaluatio
     A model with a memory is measured once more without it, in rows named ``NAME-alone``. What bears the plain name is
     written last: where it is, the others are. Earlier results of the same name and task give way first.
     """
-    world, policy = load_world(subject.config, subject.model)
+    world, policy = load_run_data(subject.config, subject.model)
     measures = Measures.make(world.dataset, subject.config)
     width, lists = subject.config.eval.beam_width, Lists.of(subject.config)
     results: list[EvaluationResult] = []
@@ -321,7 +322,7 @@ def _optimum(dataset: Dataset, measures: Measures, protocol: Protocol, folder: P
 
 
 @torch.no_grad()
-def label_scores(policy: DecoderPolicy, world: World, examples: Examples) -> NDArray[np.float64]:
+def label_scores(policy: DecoderPolicy, world: RunData, examples: Examples) -> NDArray[np.float64]:
     """[U]: P(yes) / (P(yes) + P(no)) from the first token of either word (papers.md E-2, label prediction)."""
     prompts = world.writer.prompts(examples)
     words = torch.tensor([world.writer.label_token(label) for label in range(len(LABELS))], device=policy.device)

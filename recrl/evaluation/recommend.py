@@ -13,9 +13,9 @@ from recrl.data.dataset import Catalog, Examples
 from recrl.data.ragged import Ragged
 from recrl.errors import UserError, nearest
 from recrl.evaluation.evaluate import Subject, subjects
-from recrl.evaluation.lists import Lists, named_alike
-from recrl.evaluation.protocols import Ranking
-from recrl.training.setup import World, load_world
+from recrl.ranking.lists import Lists, named_alike
+from recrl.ranking.rank import Ranking
+from recrl.run_data import RunData, load_run_data
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def recommend(subject: Subject, user: str, k: int) -> list[Recommendation]:
     Raises:
         UserError: the history is empty or names an unknown item, or ``k`` is above the number of items or candidates.
     """
-    world, policy = load_world(subject.config, subject.model)
+    world, policy = load_run_data(subject.config, subject.model)
     catalog = world.dataset.catalog
     history = parse_user(user, catalog)
     check_k(k, subject.config, len(catalog))
@@ -110,7 +110,7 @@ def check_k(k: int, config: RunConfig, items: int) -> None:
         raise UserError(f"--k {k}", why=f"prompts.pool gives {pool} candidates", fix=f"choose 1 to {pool}")
 
 
-def ranked_new(config: RunConfig, world: World, policy: DecoderPolicy, examples: Examples, k: int) -> Ranking:
+def ranked_new(config: RunConfig, world: RunData, policy: DecoderPolicy, examples: Examples, k: int) -> Ranking:
     """``k`` items for every history, without those that it holds where the config leaves them out."""
     lists, width = Lists.of(config), max(k, config.eval.beam_width)
     prompts = lists.prompts(world.writer, examples)

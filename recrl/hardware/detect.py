@@ -31,7 +31,7 @@ def detect() -> Detected:
     """Look at the devices that torch would use here."""
     import torch
 
-    from recrl.backends.device import choose_device
+    from recrl.device.runtime import choose_device
 
     device = choose_device("auto").type
     if device == "cpu":
@@ -86,11 +86,11 @@ def with_figures(profile: Profile) -> Profile:
     import psutil
     import torch
 
-    from recrl.backends.matmul_speed import product_flops
-    from recrl.hardware.doctor import COPY_BYTES, copy_speed
+    from recrl.device.copy_speed import copy_speed
+    from recrl.device.matmul_speed import product_flops
 
     device = torch.device(profile.device)
-    speed = copy_speed(device, COPY_BYTES) / 1e9
+    speed = copy_speed(device) / 1e9
     figures = {
         "memory_gib": psutil.virtual_memory().total / 2**30,
         "bf16_tflops": product_flops(device, "bfloat16") / 1e12,

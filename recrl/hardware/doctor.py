@@ -10,16 +10,14 @@ import importlib.util
 import os
 import platform
 import shutil
-import statistics
 import sys
-import time
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recrl import __version__
-from recrl.backends.loading import FAILURES, explain_broken_npu, first_line
+from recrl.device.loading import FAILURES, explain_broken_npu, first_line
 from recrl.errors import UserError
 
 if TYPE_CHECKING:
@@ -61,9 +59,6 @@ OPTIONAL = {
 
 PROGRAMS = ("torchrun", "sbatch", "kubectl")
 """What ``recrl launch --submit`` calls."""
-
-COPY_BYTES = 256 * 2**20
-REPEATS = 7
 
 
 @dataclass(frozen=True)
@@ -161,7 +156,7 @@ def _torch_facts(problems: list[str]) -> dict[str, dict[str, Any]]:
     """Device, accelerators, kernels and speed; ``problems`` gets a line where the chosen device does not compute."""
     import torch
 
-    from recrl.backends.device import choose_device
+    from recrl.device.runtime import choose_device
     from recrl.hardware.detect import detect
 
     device, profile = choose_device("auto"), detect()
@@ -201,7 +196,7 @@ def _collectives(device: torch.device) -> str:
     """What ranks on the device talk through."""
     from torch import distributed
 
-    from recrl.backends.device import distributed_backend
+    from recrl.device.runtime import distributed_backend
 
     name = distributed_backend(device)
     if distributed.is_available() and distributed.is_backend_available(name):
@@ -244,33 +239,15 @@ def measure(device: torch.device) -> dict[str, Any]:
 
     ``auto_dtype`` is what ``backend.dtype = "auto"`` takes, and why.
     """
-    from recrl.backends.device import DTYPES
-    from recrl.backends.matmul_speed import comparison, faster_dtype, product_flops
+    from recrl.device import copy_speed
+    from recrl.device.matmul_speed import comparison, faster_dtype, product_flops
+    from recrl.device.runtime import DTYPES
 
     speeds = {f"matmul_{dtype}_gflops": round(product_flops(device, dtype) / 1e9, 1) for dtype in DTYPES}
     return speeds | {
         "auto_dtype": f"{faster_dtype(device)}, since {comparison(device)}",
-        "copy_gb_per_s": round(copy_speed(device, COPY_BYTES) / 1e9, 2),
+        "copy_gb_per_s": round(copy_speed.copy_speed(device) / 1e9, 2),
     }
-
-
-def copy_speed(device: torch.device, num_bytes: int) -> float:
-    """Bytes read and written a second by a copy of a tensor of ``num_bytes``; median of several."""
-    import torch
-
-    from recrl.backends.device import synchronize
-
-    source = torch.ones(num_bytes, dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
-    target.copy_(source)  # the first touch maps the pages, which is not what is measured
-    seconds = []
-    for _ in range(REPEATS):
-        synchronize(device)
-        begin = time.perf_counter()
-        target.copy_(source)
-        synchronize(device)
-        seconds.append(time.perf_counter() - begin)
-    return 2 * num_bytes / statistics.median(seconds)
 
 
 def _cuda() -> str:
@@ -286,7 +263,7 @@ def _cuda() -> str:
 
 
 def _ascend() -> str:
-    from recrl.backends.device import choose_device
+    from recrl.device.runtime import choose_device
 
     npu, release = _version("torch-npu"), _release(_version("torch") or "")
     if npu is not None and _release(npu) != release:

@@ -16,8 +16,8 @@ from recrl.hardware.planner import Job, plan
 from recrl.hardware.profiles import FIGURES, SOURCED, Profile, known_profiles, load_profile
 from recrl.hardware.step_load import step_load
 
-MEMORY = Path(__file__).parents[2] / "bench" / "memory_plan.json"
-"""What ``bench/memory_plan.py --write`` left."""
+MEMORY = Path(__file__).parents[2] / "benchmarks" / "memory_plan.json"
+"""What ``benchmarks/memory_plan.py --write`` left."""
 MODELS = ("Qwen3-1.7B", "Qwen3-8B", "Qwen3-14B")
 """Of ReCast's paper."""
 MACHINES = ("ascend-910b3-64", "h100-64")
@@ -99,9 +99,9 @@ MEMORY_TEXT = """\
 
 What autograd saves was counted tensor by tensor, in float32 and bfloat16, with fused and with plain elementwise ops:
 the formula is within 2 % (`tests/hardware/test_memory.py`). Whole runs on a CPU, RL and SFT, two optimiser steps in a
-fresh process each (`bench/memory_plan.py`): the ratio is of what was predicted to the rise of the resident set's peak,
-with glibc told to give back at once what is freed. By default it keeps some of it between pieces that are in use: the
-last column. On accelerators the share of memory taken as usable has to cover what their allocators keep.
+fresh process each (`benchmarks/memory_plan.py`): the ratio is of what was predicted to the rise of the resident set's
+peak, with glibc told to give back at once what is freed. By default it keeps some of it between pieces that are in use:
+the last column. On accelerators the share of memory taken as usable has to cover what their allocators keep.
 """
 
 NOT_CHECKED = """\

@@ -11,8 +11,8 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from recrl.config_layers import merge, read_toml
 from recrl.errors import ConfigError, nearest
-from recrl.layers import merge, read_toml
 
 PROFILES = Path(__file__).parents[1] / "hw_profiles"
 FIGURES = (

@@ -9,11 +9,12 @@ from torch import Tensor
 
 from recrl.config import check, read_recipe
 from recrl.data.ragged import Ragged
-from recrl.groups import PromptBatch, RolloutGroups, Targets
+from recrl.groups.prompts import PromptBatch, Targets
+from recrl.groups.rollout import RolloutGroups
 from recrl.kernels.ops import Ops
+from recrl.method import Method
 from recrl.sids.trie import build_trie
 from recrl.signals.base import SignalContext
-from recrl.training.method import Method
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from recrl.backends.policy import ReadTensor, Slices
 from recrl.errors import UserError
 from recrl.models.checkpoint import new_rows
+from recrl.models.tensors import ReadTensor, Slices
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"

@@ -17,7 +17,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from recrl.groups import PackedGroups
+from recrl.groups.packed import PackedGroups
 from recrl.objectives.base import Objective, ObjectiveInputs, ObjectiveOptions, State, rows_with_tokens, total
 from recrl.objectives.grpo import clipped
 

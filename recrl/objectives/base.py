@@ -14,9 +14,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from recrl.components import Options, Part
-from recrl.groups import PackedGroups
+from recrl.groups.packed import PackedGroups
 from recrl.kernels.ops import Ops
+from recrl.parts import Options, Part
 
 State = Mapping[str, float]
 

@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from recrl.groups import PackedGroups
+from recrl.groups.packed import PackedGroups
 from recrl.objectives.base import (
     Average,
     Objective,

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from recrl.components import Options
-from recrl.groups import PackedGroups
+from recrl.groups.packed import PackedGroups
 from recrl.objectives.base import Objective, ObjectiveInputs, log_ratio, token_sums
+from recrl.parts import Options
 
 
 class SDpoOptions(Options):

@@ -9,9 +9,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from recrl.components import Choice, Options
 from recrl.environments.base import Feedback
-from recrl.groups import PromptBatch
+from recrl.groups.prompts import PromptBatch
+from recrl.parts import Choice, Options
 
 
 class RewardOptions(Options):

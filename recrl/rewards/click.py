@@ -8,10 +8,10 @@ from __future__ import annotations
 from pydantic import Field
 from torch import Tensor
 
-from recrl.components import Part
-from recrl.groups import RolloutGroups
+from recrl.groups.matches import distinct, mean_over
+from recrl.groups.rollout import RolloutGroups
+from recrl.parts import Part
 from recrl.rewards.base import RewardContext, RewardOptions
-from recrl.rewards.matches import distinct, mean_over
 
 
 class ClickOptions(RewardOptions):

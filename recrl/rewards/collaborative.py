@@ -12,11 +12,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from recrl.components import Choice, Part
-from recrl.groups import RolloutGroups
+from recrl.groups.matches import distinct, mean_over
+from recrl.groups.rollout import RolloutGroups
+from recrl.groups.within_group import masked_zscore
+from recrl.parts import Choice, Part
 from recrl.rewards.base import RewardContext, RewardOptions
-from recrl.rewards.matches import distinct, mean_over
-from recrl.rewards.within_group import masked_zscore
 
 
 class CollaborativeOptions(RewardOptions):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from recrl.components import Part
-from recrl.groups import RolloutGroups
+from recrl.groups.rollout import RolloutGroups
+from recrl.parts import Part
 from recrl.rewards.base import RewardContext, RewardOptions
 
 

@@ -12,8 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from recrl.components import Part
-from recrl.groups import RolloutGroups
+from recrl.groups.rollout import RolloutGroups
+from recrl.parts import Part
 from recrl.rewards.base import RewardContext, RewardOptions
 
 

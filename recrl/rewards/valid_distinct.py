@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from recrl.components import Part
-from recrl.groups import RolloutGroups
+from recrl.groups.matches import distinct
+from recrl.groups.rollout import RolloutGroups
+from recrl.parts import Part
 from recrl.rewards.base import RewardContext, RewardOptions
-from recrl.rewards.matches import distinct
 
 
 def valid_distinct(groups: RolloutGroups, options: RewardOptions, context: RewardContext) -> Tensor:  # noqa: ARG001

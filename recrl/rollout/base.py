@@ -11,9 +11,10 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from recrl.backends.policy import Decoding
-from recrl.components import Options
-from recrl.groups import PromptBatch, RolloutGroups, Targets
+from recrl.groups.prompts import PromptBatch, Targets
+from recrl.groups.rollout import RolloutGroups
 from recrl.memory.recalled import join_recalled
+from recrl.parts import Options
 from recrl.seeding import seed_of
 from recrl.sids.trie import Trie
 

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from recrl.backends.policy import Decoding
-from recrl.components import Part
-from recrl.groups import PromptBatch, RolloutGroups
+from recrl.groups.prompts import PromptBatch
+from recrl.groups.rollout import RolloutGroups
 from recrl.memory.prior import NodePrior
+from recrl.parts import Part
 from recrl.rollout.base import RolloutContext, RolloutOptions
 from recrl.rollout.responses import Responses, Walk, item_groups, slates
 from recrl.sids.trie import AllowedNodes, Trie

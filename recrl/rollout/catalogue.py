@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from recrl.components import Part
-from recrl.groups import PromptBatch, RolloutGroups
+from recrl.groups.prompts import PromptBatch
+from recrl.groups.rollout import RolloutGroups
+from recrl.parts import Part
 from recrl.rollout.base import RolloutContext, SingleItemOptions, generators
 from recrl.rollout.responses import Responses, item_groups
 

@@ -16,8 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recrl.components import Part
-from recrl.groups import PromptBatch, RolloutGroups
+from recrl.groups.prompts import PromptBatch
+from recrl.groups.rollout import RolloutGroups
+from recrl.parts import Part
 from recrl.rollout.base import RolloutContext, SingleItemOptions, join_groups
 from recrl.rollout.beam import BeamOptions
 from recrl.rollout.beam import rollout as beam_rollout

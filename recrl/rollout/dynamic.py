@@ -11,8 +11,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from recrl.components import Part
-from recrl.groups import PromptBatch, RolloutGroups
+from recrl.groups.prompts import PromptBatch
+from recrl.groups.rollout import RolloutGroups
+from recrl.parts import Part
 from recrl.rollout.base import RolloutContext
 from recrl.rollout.responses import item_groups
 from recrl.rollout.sample import SampleOptions, sample

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recrl.groups import PromptBatch, RolloutGroups
+from recrl.groups.prompts import PromptBatch
+from recrl.groups.rollout import RolloutGroups
 from recrl.sids.trie import Trie
 
 

@@ -7,8 +7,9 @@ from pydantic import Field
 from torch import Tensor
 
 from recrl.backends.policy import Decoding
-from recrl.components import Part
-from recrl.groups import PromptBatch, RolloutGroups
+from recrl.groups.prompts import PromptBatch
+from recrl.groups.rollout import RolloutGroups
+from recrl.parts import Part
 from recrl.rollout.base import RolloutContext, RolloutOptions, generators
 from recrl.rollout.responses import Responses, Walk, item_groups, slates
 from recrl.sids.trie import Trie

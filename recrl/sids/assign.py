@@ -25,9 +25,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from recrl.atomic import new_folder
-from recrl.components import Choice
 from recrl.data.dataset import Catalog
 from recrl.errors import DataError, UserError
+from recrl.parts import Choice
 from recrl.sids.build import ITEM_IDS, check_finite, write
 from recrl.sids.codes import SidIndex, load
 from recrl.sids.encoders import Arrays, Matrix, resolve_encoder, unprefixed

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recrl.atomic import new_folder
-from recrl.components import Choice
 from recrl.data.dataset import Dataset, fingerprint
 from recrl.errors import ConfigError, DataError
+from recrl.parts import Choice
 from recrl.sids.codes import SidIndex, save, with_suffixes
 from recrl.sids.encoders import Arrays, prefixed, resolve_encoder
 from recrl.sids.quantizers import Quantizer, resolve_quantizer

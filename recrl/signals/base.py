@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from recrl.groups import RolloutGroups
+from recrl.groups.rollout import RolloutGroups
 from recrl.kernels.ops import Ops
 from recrl.sids.trie import Trie
 

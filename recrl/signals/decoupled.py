@@ -15,9 +15,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from recrl.components import Part
-from recrl.groups import RolloutGroups, Signal
-from recrl.rewards.within_group import masked_zscore
+from recrl.groups.rollout import RolloutGroups, Signal
+from recrl.groups.within_group import masked_zscore
+from recrl.parts import Part
 from recrl.signals.base import SignalContext, weighted_total
 from recrl.signals.group_zscore import ZscoreOptions
 

@@ -14,8 +14,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from recrl.components import Part
-from recrl.groups import RolloutGroups, Signal
+from recrl.groups.rollout import RolloutGroups, Signal
+from recrl.parts import Part
 from recrl.signals.base import SignalContext, weighted_total
 from recrl.signals.repair import RepairOptions, refuses_slates, with_anchors
 

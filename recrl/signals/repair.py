@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from recrl.components import Options
-from recrl.groups import RolloutGroups
-from recrl.rewards.matches import common_levels, cosine, distinct, mean_over, nearness
+from recrl.groups.matches import common_levels, cosine, distinct, mean_over, nearness
+from recrl.groups.rollout import RolloutGroups
+from recrl.parts import Options
 from recrl.sids.trie import Trie
 from recrl.signals.base import SignalContext
 

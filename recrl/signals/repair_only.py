@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from recrl.components import Part
-from recrl.groups import RolloutGroups, Signal
+from recrl.groups.rollout import RolloutGroups, Signal
+from recrl.parts import Part
 from recrl.signals.base import SignalContext, weighted_total
 from recrl.signals.group_zscore import GroupZscoreOptions, normalised
 from recrl.signals.repair import RepairOptions, refuses_slates, with_anchors

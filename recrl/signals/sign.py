@@ -11,8 +11,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from recrl.components import Options, Part
-from recrl.groups import RolloutGroups, Signal
+from recrl.groups.rollout import RolloutGroups, Signal
+from recrl.parts import Options, Part
 from recrl.signals.base import SignalContext, weighted_total
 
 

@@ -18,7 +18,7 @@ from recrl.atomic import write_text
 from recrl.data.dataset import Dataset, Examples
 from recrl.data.ragged import Ragged
 from recrl.errors import DataError, RunError, UserError
-from recrl.groups import Signal
+from recrl.groups.rollout import Signal
 
 Row = dict[str, list[int]]
 """``history``, oldest first, and the ``items`` of a response."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from recrl.groups import RolloutGroups, Signal
+from recrl.groups.rollout import RolloutGroups, Signal
 
 
 def group_health(groups: RolloutGroups, signal: Signal, rewards: Tensor, weights: Tensor) -> dict[str, float]:

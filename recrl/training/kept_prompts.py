@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from recrl.backends.decoder_policy import DecoderPolicy
-from recrl.groups import PackedGroups, PromptBatch, Signal
+from recrl.groups.packed import PackedGroups
+from recrl.groups.prompts import PromptBatch
+from recrl.groups.rollout import Signal
 from recrl.kernels.places import marked
 from recrl.models.shared_prefix import Extend, ReadPrompts
 

@@ -13,10 +13,10 @@ import torch
 from transformers import PreTrainedModel
 
 from recrl.backends.decoder_policy import DecoderPolicy
-from recrl.backends.device import peak_memory_gb, synchronize
-from recrl.backends.matmul_speed import peak_flops
 from recrl.config import RunConfig
-from recrl.groups import PackedGroups
+from recrl.device.matmul_speed import peak_flops
+from recrl.device.runtime import peak_memory_gb, synchronize
+from recrl.groups.packed import PackedGroups
 from recrl.hardware.flops import TRAINING_PASSES, Products, Work, forward_flops
 from recrl.hardware.model_shapes import shape_of
 from recrl.models.fused import weights_left_out

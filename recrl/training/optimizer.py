@@ -9,9 +9,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from recrl.backends.policy import ReadTensor
 from recrl.backends.ranks import BUCKET_BYTES, Ranks, buckets, local
 from recrl.errors import RunError
+from recrl.models.tensors import ReadTensor
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 

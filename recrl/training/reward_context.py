@@ -10,18 +10,18 @@ import torch
 from torch import Tensor
 
 from recrl.baselines import BASELINES, Scorer
-from recrl.components import Choice, resolve
+from recrl.data.categories import category_codes
 from recrl.data.frequency import training_counts
 from recrl.data.ragged import Ragged
-from recrl.evaluation.diversity import category_codes
-from recrl.groups import PromptBatch
+from recrl.groups.prompts import PromptBatch
+from recrl.parts import Choice, resolve
 from recrl.rewards.base import RewardContext
+from recrl.run_data import RunData
 from recrl.sids.encoders import unit_rows
 from recrl.sids.encoders.tfidf_svd import text_embedding
-from recrl.training.setup import World
 
 
-def reward_context(world: World) -> RewardContext:
+def reward_context(world: RunData) -> RewardContext:
     """Categories, engagement and scorers of the training data."""
     train, items = world.dataset.train, len(world.dataset.catalog)
     category = category_codes(world.dataset.catalog.categories)
@@ -54,7 +54,7 @@ def reward_context(world: World) -> RewardContext:
     )
 
 
-def text_vectors(world: World, seed: int) -> Callable[[], Tensor]:
+def text_vectors(world: RunData, seed: int) -> Callable[[], Tensor]:
     """Gives [items, D] unit vectors of the items' text, made at the first call.
 
     That call raises a ``DataError`` where no item has text.

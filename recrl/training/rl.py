@@ -18,25 +18,28 @@ from torch import Tensor
 from recrl.backends.decoder_policy import MEMORY, DecoderPolicy
 from recrl.config import RunConfig
 from recrl.environments.base import Environment
-from recrl.groups import PackedGroups, PromptBatch, RolloutGroups, Signal, pack_active, slate_entropy
+from recrl.environments.log_prompts import asks_for_titles
+from recrl.groups.packed import PackedGroups, pack_active
+from recrl.groups.prompts import PromptBatch
+from recrl.groups.rollout import RolloutGroups, Signal, slate_entropy
+from recrl.method import Method
 from recrl.models.shared_prefix import ReadPrompts
 from recrl.objectives.base import ObjectiveInputs, log_ratio
 from recrl.rollout.base import RolloutContext, join_groups, split_prompts, to_device
+from recrl.run_data import RunData, load_data, load_run_data, start_run_data
 from recrl.seeding import seed_of
 from recrl.signals.base import SignalContext
-from recrl.training import checkpoint, feedback
+from recrl.store import checkpoint
+from recrl.store.run_folder import StageFolder, stage_folder
+from recrl.training import feedback
 from recrl.training.ahead import Ahead
 from recrl.training.group_health import group_health, unequal
 from recrl.training.in_step import in_step
 from recrl.training.kept_prompts import KeptPrompts
-from recrl.training.launch import Position, Report, launch
 from recrl.training.meter import make_meter, read_work, update_work
-from recrl.training.method import Method
 from recrl.training.optimizer import AdamW, cosine_lr
 from recrl.training.reward_context import reward_context, text_vectors
-from recrl.training.rl_prompts import asks_for_titles
-from recrl.training.run_folder import StageFolder, stage_folder
-from recrl.training.setup import World, load_data, load_world, start_world
+from recrl.training.stage import Position, Report, launch
 from recrl.training.validation import Progress, Validation
 from recrl.training.weights import load_weights, saving, weights
 
@@ -424,7 +427,7 @@ def added(reports: list[dict[str, float]]) -> dict[str, float]:
     return {name: sum(report.get(name, 0.0) for report in reports) for name in names}
 
 
-def starting_point(config: RunConfig) -> tuple[World, DecoderPolicy]:
+def starting_point(config: RunConfig) -> tuple[RunData, DecoderPolicy]:
     """The model that RL starts from, with its data: ``rl.init``, this run's best SFT, or ``[model]`` without SFT.
 
     Raises:
@@ -432,11 +435,11 @@ def starting_point(config: RunConfig) -> tuple[World, DecoderPolicy]:
     """
     titles = asks_for_titles(config)
     if config.rl.init is None and config.rl.start == "base":
-        world, policy = start_world(config, *load_data(config), titles=titles)
+        world, policy = start_run_data(config, *load_data(config), titles=titles)
         policy.model.eval()
         return world, policy
     folder = checkpoint.best(config.folder / "sft").model if config.rl.init is None else config.rl.init
-    return load_world(config, folder, titles=titles)
+    return load_run_data(config, folder, titles=titles)
 
 
 def train_rl(config: RunConfig, report: Report, *, overwrite: bool = False, resume: bool = False) -> dict[str, Any]:

@@ -16,18 +16,18 @@ from torch import Tensor
 
 from recrl.backends.decoder_policy import DecoderPolicy
 from recrl.config import RunConfig
+from recrl.data.held_out import record, without_held_out
 from recrl.hardware.flops import Work
+from recrl.run_data import load_data, start_run_data
 from recrl.seeding import seed_of
-from recrl.training import checkpoint
+from recrl.store import checkpoint
+from recrl.store.run_folder import StageFolder, stage_folder
 from recrl.training.ahead import Ahead
-from recrl.training.held_out import record, without_held_out
 from recrl.training.in_step import in_step
-from recrl.training.launch import Position, Report, launch
 from recrl.training.meter import make_meter, update_work
 from recrl.training.optimizer import AdamW, average_into, cosine_lr
 from recrl.training.rows import RowMaker, Rows
-from recrl.training.run_folder import StageFolder, stage_folder
-from recrl.training.setup import load_data, start_world
+from recrl.training.stage import Position, Report, launch
 from recrl.training.target_weights import target_weights
 from recrl.training.teacher import Teacher, soft_target_loss
 from recrl.training.validation import Progress, Validation
@@ -42,7 +42,7 @@ class Sft:
         self.folder = folder
         dataset, index = load_data(config)
         shown = without_held_out(dataset, config.sft.held_out, config.run.seed)
-        self.world, self.policy = start_world(config, shown, index)
+        self.world, self.policy = start_run_data(config, shown, index)
         record(self.policy.config, config.sft.held_out, config.run.seed)
         writer = replace(self.world.writer, memory=None)  # it weighs on what is decoded, and rows are given
         self.rows = RowMaker.make(

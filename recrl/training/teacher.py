@@ -16,17 +16,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recrl.baselines import BASELINES, Scorer
-from recrl.components import resolve
 from recrl.config import RunConfig
 from recrl.data.dataset import Examples, Sequences
+from recrl.data.examples import next_examples
 from recrl.data.ragged import Ragged
+from recrl.data.top_k import top_k
 from recrl.errors import UserError
-from recrl.evaluation.metrics import top_k
-from recrl.evaluation.protocols import PromptTable
-from recrl.groups import PackedGroups
+from recrl.groups.packed import PackedGroups
+from recrl.parts import resolve
+from recrl.ranking.rank import PromptTable
+from recrl.run_data import RunData
 from recrl.seeding import generator
-from recrl.training.rows import RowMaker, next_examples
-from recrl.training.setup import World
+from recrl.training.rows import RowMaker
 from recrl.training_sections import TeacherSection
 
 
@@ -41,7 +42,7 @@ class Teacher:
     seed: int
 
     @classmethod
-    def make(cls, config: RunConfig, world: World, rows: RowMaker) -> Teacher:
+    def make(cls, config: RunConfig, world: RunData, rows: RowMaker) -> Teacher:
         """Fit the scorer on the training sequences, and on nothing else.
 
         Raises:

@@ -10,10 +10,10 @@ from recrl.backends.policy import Policy
 from recrl.config import RunConfig
 from recrl.data.ragged import Ragged
 from recrl.errors import UserError
-from recrl.evaluation.lists import Lists, named_alike
 from recrl.evaluation.metrics import ndcg_at, pass_at
+from recrl.ranking.lists import Lists, named_alike
+from recrl.run_data import RunData
 from recrl.seeding import generator
-from recrl.training.setup import World
 
 K = 10
 
@@ -24,12 +24,12 @@ class Validation:
 
     prompts: Ragged
     targets: Ragged
-    world: World
+    world: RunData
     width: int
     lists: Lists
 
     @classmethod
-    def make(cls, config: RunConfig, world: World) -> Validation:
+    def make(cls, config: RunConfig, world: RunData) -> Validation:
         examples = world.dataset.valid
         rows = np.flatnonzero(examples.labels < 0)
         if not len(rows):

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from recrl.backends.decoder_policy import DecoderPolicy
-from recrl.backends.policy import ReadTensor
 from recrl.backends.ranks import Ranks, local
 from recrl.memory.store import save_head
+from recrl.models.tensors import ReadTensor
 from recrl.training.optimizer import takes_part
 
 

@@ -15,7 +15,7 @@ from fake_npu.process import COMMAND, HERE, SITE, FakeNpu
 from runs import metrics, write_world
 from safetensors.torch import load_file
 
-from recrl.training import checkpoint
+from recrl.store import checkpoint
 
 RUNS = {"sft": "sft", "beam": "rl", "recast": "rl", "slates": "rl", "resumed": "rl"}
 """Run of the scenario -> its stage."""

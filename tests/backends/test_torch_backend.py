@@ -11,7 +11,8 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 from worlds import tiny_codes, tiny_policy, tiny_prompts
 
 from recrl.backends.torch_backend import TransformersPolicy
-from recrl.groups import PackedGroups, Signal, pack_active
+from recrl.groups.packed import PackedGroups, pack_active
+from recrl.groups.rollout import Signal
 from recrl.rollout.base import RolloutContext
 from recrl.rollout.beam import BeamOptions, rollout
 

@@ -9,11 +9,11 @@ from catalogs import titled
 
 from recrl.baselines import BASELINES, recommend
 from recrl.baselines.item_knn import ItemKnnOptions
-from recrl.components import Choice, load_part, resolve
 from recrl.data.dataset import Sequences
 from recrl.data.ragged import Ragged
 from recrl.errors import ConfigError
 from recrl.evaluation.metrics import ndcg_at, pass_at
+from recrl.parts import Choice, load_part, resolve
 
 
 def sequences(*rows: list[int], first_target: list[int] | None = None) -> Sequences:

@@ -14,7 +14,8 @@ from recrl.baselines.text_knn import TextKnnOptions
 from recrl.data.dataset import Dataset, Sequences
 from recrl.data.prepare import prepare
 from recrl.data.ragged import Ragged
-from recrl.evaluation.metrics import ndcg_at, top_k
+from recrl.data.top_k import top_k
+from recrl.evaluation.metrics import ndcg_at
 
 
 def whole(rows: list[list[int]]) -> Sequences:

@@ -16,9 +16,9 @@ from recrl.baselines.item_knn import ItemKnnOptions
 from recrl.baselines.item_knn import fit as fit_knn
 from recrl.baselines.pools import Retriever, best, recall
 from recrl.baselines.popularity import fit as fit_popularity
-from recrl.components import Options
 from recrl.data.dataset import Sequences
 from recrl.data.ragged import Ragged
+from recrl.parts import Options
 
 ITEMS = 30
 

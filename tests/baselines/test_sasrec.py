@@ -16,13 +16,13 @@ from runs import run_config, write_world
 from recrl.baselines import recommend
 from recrl.baselines.popularity import POPULARITY
 from recrl.baselines.sasrec import Encoder, SasrecOptions, batches, fit, loss_sum, tensors, windows
-from recrl.components import Choice, Options
 from recrl.config import RunConfig
 from recrl.data.dataset import Sequences
 from recrl.data.ragged import Ragged
 from recrl.evaluation.metrics import pass_at
+from recrl.parts import Choice, Options
+from recrl.store.run_folder import StageFolder
 from recrl.training.reward_context import reward_context
-from recrl.training.run_folder import StageFolder
 from recrl.training.sft import Sft
 
 SMALL: dict[str, Any] = {"dim": 16, "layers": 1, "dropout": 0.1, "batch_size": 16, "lr": 0.01}

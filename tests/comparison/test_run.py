@@ -191,11 +191,11 @@ def test_dynamic_sampling_spends_its_rollouts_and_no_more(config: Path, tmp_path
 
 
 def test_the_validation_examples_do_not_depend_on_the_seed_of_rl(config: Path):
-    from recrl.training.setup import load_world
+    from recrl.run_data import load_run_data
     from recrl.training.validation import Validation
 
     plan = make_plan(asked(config, overrides=(*asked(config).overrides, "eval.valid_examples=20")))
-    world, _ = load_world(plan.base, plan.start)
+    world, _ = load_run_data(plan.base, plan.start)
     drawn = [Validation.make(run.config, world).targets.values.tolist() for run in plan.runs]
     assert len(datasets.load(plan.base.data.path).valid) > 20
     assert all(one == drawn[0] for one in drawn)

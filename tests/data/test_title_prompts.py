@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from recrl.baselines.pools import Retriever
 from recrl.data.dataset import Catalog, Examples, Sequences
-from recrl.data.prompts import PromptWriter, item_mark
 from recrl.data.ragged import Ragged
 from recrl.errors import UserError
 from recrl.models.presets import preset_tokenizer
+from recrl.prompts.writer import PromptWriter, item_mark
 from recrl.sids.codes import with_suffixes
 from recrl.sids.tokens import add_sid_tokens
 from recrl.sids.trie import build_trie

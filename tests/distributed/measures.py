@@ -11,7 +11,8 @@ from transformers import PreTrainedTokenizerBase
 from worlds import tiny_codes, tiny_index, tiny_prompts
 
 from recrl.backends.decoder_policy import DecoderPolicy
-from recrl.groups import PackedGroups, RolloutGroups, Signal, pack_active
+from recrl.groups.packed import PackedGroups, pack_active
+from recrl.groups.rollout import RolloutGroups, Signal
 from recrl.rollout.base import RolloutContext
 from recrl.rollout.beam import BeamOptions
 from recrl.rollout.beam import rollout as beam_rollout

@@ -21,7 +21,7 @@ from recrl.data import dataset as datasets
 from recrl.evaluation.evaluate import evaluate
 from recrl.models.checkpoint import save_folder
 from recrl.models.presets import preset_model, preset_tokenizer
-from recrl.training import checkpoint
+from recrl.store import checkpoint
 from recrl.training.rl import train_rl
 from recrl.training.sft import train_sft
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from recrl.backends import matmul_speed
 from recrl.backends.ranks import leave
 from recrl.config import load
+from recrl.device import matmul_speed
 from recrl.processes import own_rank
-from recrl.training.run_folder import stage_folder
+from recrl.store.run_folder import stage_folder
 from recrl.training.sft import Sft
 
 matmul_speed.bfloat16_time = lambda _: 9.0 if own_rank() else 0.25  # type: ignore[assignment]

@@ -16,10 +16,10 @@ from recrl.config import load
 from recrl.environments.base import Feedback
 from recrl.environments.market import MarketEnvironment
 from recrl.errors import ConfigError, UserError
-from recrl.training import checkpoint
-from recrl.training.method import Method
+from recrl.method import Method
+from recrl.store import checkpoint
+from recrl.store.run_folder import StageFolder
 from recrl.training.rl import Rl, train_rl
-from recrl.training.run_folder import StageFolder
 from recrl.training.sft import train_sft
 
 ROOT = Path(__file__).parents[2]

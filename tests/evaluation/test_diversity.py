@@ -8,16 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from recrl.data.categories import category_codes
 from recrl.data.dataset import Sequences
 from recrl.data.frequency import cold_items, training_counts
 from recrl.data.ragged import Ragged
-from recrl.evaluation.diversity import (
-    category_codes,
-    cold_recall_at,
-    coverage_at,
-    entropy_at,
-    ild_at,
-)
+from recrl.evaluation.diversity import cold_recall_at, coverage_at, entropy_at, ild_at
 
 
 def test_entropy_pools_over_users_as_the_method_sheet_computes_it(worked):

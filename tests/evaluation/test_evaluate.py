@@ -13,7 +13,6 @@ import pytest
 import torch
 from runs import ITEMS, run_config, write_world
 
-from recrl.components import Choice
 from recrl.config import RunConfig
 from recrl.data import dataset as datasets
 from recrl.data.prepare import prepare
@@ -22,14 +21,15 @@ from recrl.data.recif_writer import write_recif
 from recrl.errors import UserError
 from recrl.evaluation import metrics
 from recrl.evaluation.evaluate import evaluate, evaluate_baselines, evaluate_model, subjects
-from recrl.evaluation.protocols import Ranking, rank
 from recrl.evaluation.recommend import best_subject, latest_run, recommend
 from recrl.evaluation.results import load_result
+from recrl.parts import Choice
+from recrl.ranking.rank import Ranking, rank
 from recrl.report.page import build_report
+from recrl.run_data import load_run_data
 from recrl.sids import codes
 from recrl.sids.build import SidPlan, build_folder
 from recrl.training.rl import train_rl
-from recrl.training.setup import load_world
 from recrl.training.sft import train_sft
 
 
@@ -65,7 +65,7 @@ def test_a_run_is_compared_with_baselines_and_its_files_are_kept(trained: RunCon
 def test_figures_are_those_of_the_ranking_itself(trained: RunConfig, tmp_path: Path) -> None:
     subject = subjects(trained.folder / "sft")[0]
     result = evaluate_model(subject, "test", tmp_path)[0]
-    world, policy = load_world(subject.config, subject.model)
+    world, policy = load_run_data(subject.config, subject.model)
     examples = world.dataset.test
     found = rank(policy, world.trie, world.writer.prompts(examples), 30, 10)
     hits = metrics.pass_at(found.items, examples.targets, 10)
@@ -91,7 +91,7 @@ def test_lists_of_new_items_stand_beside_the_others(trained: RunConfig, tmp_path
     assert [result.name for result in both] == ["sft", "sft-new"]
     plain = evaluate_model(subject, "test", tmp_path / "plain")[0]
     assert both[0].metrics == plain.metrics
-    world, policy = load_world(subject.config, subject.model)
+    world, policy = load_run_data(subject.config, subject.model)
     examples = world.dataset.test
     found = rank(policy, world.trie, world.writer.prompts(examples), 30, 30).items
     lists = [
@@ -125,7 +125,7 @@ def test_nothing_of_the_history_is_recommended_where_new_items_are_wanted(traine
 
 def test_the_token_budget_changes_nothing(trained: RunConfig) -> None:
     subject = subjects(trained.folder / "sft")[0]
-    world, policy = load_world(subject.config, subject.model)
+    world, policy = load_run_data(subject.config, subject.model)
     prompts = world.writer.prompts(world.dataset.test)
     wide = rank(policy, world.trie, prompts, 20, 10)
     policy.token_budget = 64
@@ -145,7 +145,7 @@ def test_one_checkpoint_a_stage_and_a_run_can_be_named(trained: RunConfig) -> No
 
 def test_recommendations_are_the_ranking_of_that_history(trained: RunConfig) -> None:
     subject = best_subject(trained.folder)
-    world, _ = load_world(subject.config, subject.model)
+    world, _ = load_run_data(subject.config, subject.model)
     ids = world.dataset.catalog.item_ids
     found = recommend(subject, f"{ids[3]}, {ids[7]} {ids[1]}", 5)
     assert [row.rank for row in found] == [1, 2, 3, 4, 5]
@@ -166,7 +166,7 @@ def test_recommendations_are_the_ranking_of_that_history(trained: RunConfig) -> 
 )
 def test_what_can_not_be_recommended_is_said(trained: RunConfig, user: str | None, k: int, words: str) -> None:
     subject = best_subject(trained.folder)
-    world, _ = load_world(subject.config, subject.model)
+    world, _ = load_run_data(subject.config, subject.model)
     with pytest.raises(UserError, match=words):
         recommend(subject, world.dataset.catalog.item_ids[0] if user is None else user, k)
 
@@ -187,7 +187,7 @@ def test_a_model_is_held_to_the_sids_that_it_learned(trained: RunConfig, tmp_pat
         update={"sid": subject.config.sid.model_copy(update={"path": tmp_path / "other"})}
     )
     with pytest.raises(UserError, match="learned other SIDs"):
-        load_world(moved, subject.model)
+        load_run_data(moved, subject.model)
 
 
 def test_alignment_tasks_and_sentences_train_and_rank(tmp_path: Path) -> None:
@@ -240,7 +240,7 @@ def test_recif_runs_end_to_end_task_by_task(tmp_path: Path) -> None:
 
 def test_label_scores_are_the_shares_of_yes_and_no(trained: RunConfig) -> None:
     subject = subjects(trained.folder / "sft")[0]
-    _, policy = load_world(subject.config, subject.model)
+    _, policy = load_run_data(subject.config, subject.model)
     hidden = torch.randn(3, 1, policy.head.shape[1], generator=torch.Generator().manual_seed(0))
     words = torch.tensor([[[5, 6]]]).expand(3, 1, -1)
     expected = (hidden @ policy.head.t())[..., [5, 6]]

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recrl.data.ragged import Ragged
+from recrl.data.top_k import top_k
 from recrl.errors import DataError
 from recrl.evaluation.metrics import (
     auc,
@@ -19,7 +20,6 @@ from recrl.evaluation.metrics import (
     pass_at,
     position1_pass_at,
     recall_at,
-    top_k,
 )
 
 A, B, C, X = 0, 1, 2, 9

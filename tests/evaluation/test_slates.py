@@ -13,9 +13,9 @@ from worlds import tiny_policy, tiny_prompts
 from recrl.config import RunConfig, check
 from recrl.data.dataset import Examples
 from recrl.data.ragged import Ragged
-from recrl.evaluation.lists import Lists, named_alike
 from recrl.evaluation.metrics import ndcg_at
-from recrl.evaluation.protocols import Slates, rank_slates
+from recrl.ranking.lists import Lists, named_alike
+from recrl.ranking.rank import Slates, rank_slates
 from recrl.rollout.beam import beam_search
 from recrl.sids.trie import build_trie
 

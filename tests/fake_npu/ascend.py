@@ -13,8 +13,8 @@ from pathlib import Path
 from runs import run_config
 
 from recrl.kernels import registry
+from recrl.store.run_folder import StageFolder
 from recrl.training.rl import Rl
-from recrl.training.run_folder import StageFolder
 
 SHAPE = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 1}
 RL = {

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout
 from torch.utils.checkpoint import checkpoint
 
-from recrl.backends.device import autocast, choose_device, distributed_backend, local_device, peak_memory_gb
+from recrl.device.runtime import autocast, choose_device, distributed_backend, local_device, peak_memory_gb
 from recrl.errors import UserError
 
 NPU = torch.device("npu")

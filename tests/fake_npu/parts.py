@@ -14,13 +14,13 @@ from typing import Any
 from runs import run_config
 
 from recrl.errors import ConfigError
+from recrl.method import Method
 from recrl.objectives import OBJECTIVES
 from recrl.rewards import REWARDS
 from recrl.rollout import ROLLOUTS
 from recrl.signals import SIGNALS
-from recrl.training.method import Method
+from recrl.store.run_folder import StageFolder
 from recrl.training.rl import Rl
-from recrl.training.run_folder import StageFolder
 
 BASE: dict[str, Any] = {
     "mini_batches": 2,

@@ -19,8 +19,8 @@ from runs import silent
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from recrl.backends.device import local_device
 from recrl.backends.ranks import join, leave
+from recrl.device.runtime import local_device
 from recrl.training.rl import train_rl
 from recrl.training.sft import train_sft
 

@@ -18,9 +18,9 @@ from runs import run_config, silent
 from recrl.config import RunConfig
 from recrl.evaluation.evaluate import evaluate_model, subjects
 from recrl.evaluation.recommend import best_subject, recommend
-from recrl.training import checkpoint
+from recrl.run_data import load_data
+from recrl.store import checkpoint
 from recrl.training.rl import train_rl
-from recrl.training.setup import load_data
 from recrl.training.sft import train_sft
 
 SFT = {

@@ -10,10 +10,10 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from recrl.backends import matmul_speed
 from recrl.commands.doctor import doctor
+from recrl.device import copy_speed, matmul_speed
 from recrl.hardware import doctor as examined
-from recrl.hardware.doctor import copy_speed, examine, kernel_choice
+from recrl.hardware.doctor import examine, kernel_choice
 from recrl.kernels import native
 from recrl.kernels.registry import KERNELS, pick
 
@@ -46,7 +46,7 @@ def test_what_auto_takes_stands_beside_the_rates(
     monkeypatch.setattr(matmul_speed, "bfloat16_time", lambda _: factor)
     monkeypatch.setattr(matmul_speed, "product_flops", lambda _, dtype: {"float32": 4e10, "bfloat16": 5.06e9}[dtype])
     monkeypatch.setattr(examined, "CORE", FEW)
-    monkeypatch.setattr(examined, "copy_speed", lambda *_: 1e9)
+    monkeypatch.setattr(copy_speed, "copy_speed", lambda _: 1e9)
     monkeypatch.chdir(tmp_path)
     lines = [" ".join(line.split()) for line in CliRunner().invoke(doctor, []).output.splitlines()]
     assert "matmul float32 (GFLOP/s) 40.0" in lines
@@ -56,8 +56,8 @@ def test_what_auto_takes_stands_beside_the_rates(
 
 def test_a_copy_counts_what_is_read_and_what_is_written(monkeypatch: pytest.MonkeyPatch):
     clock = iter(range(100))
-    monkeypatch.setattr(examined.time, "perf_counter", lambda: next(clock))  # every copy takes one second
-    assert copy_speed(torch.device("cpu"), 1000) == 2000
+    monkeypatch.setattr(copy_speed.time, "perf_counter", lambda: next(clock))  # every copy takes one second
+    assert copy_speed.copy_speed(torch.device("cpu"), 1000) == 2000
 
 
 @pytest.mark.usefixtures("quick")

@@ -10,7 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from worlds import tiny_codes, tiny_model, tiny_policy, tiny_prompts
 
 from recrl.backends.torch_backend import TransformersPolicy
-from recrl.groups import PackedGroups, Signal, pack_active
+from recrl.groups.packed import PackedGroups, pack_active
+from recrl.groups.rollout import Signal
 from recrl.hardware.flops import (
     TRAINING_PASSES,
     Products,

@@ -14,7 +14,8 @@ import torch
 import worlds
 from worlds import tiny_codes, tiny_policy, tiny_prompts
 
-from recrl.groups import PackedGroups, Signal, pack_active
+from recrl.groups.packed import PackedGroups, pack_active
+from recrl.groups.rollout import Signal
 from recrl.hardware.memory import (
     ELEMENTWISE,
     Engine,
@@ -32,7 +33,7 @@ from recrl.rollout.beam import BeamOptions, rollout
 from recrl.training.kept_prompts import KeptPrompts
 from recrl.training.optimizer import owners
 
-SCRIPT = Path(__file__).parents[2] / "bench" / "memory_plan.py"
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "memory_plan.py"
 SMALL = {
     "hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4, "num_attention_heads": 4,
     "num_key_value_heads": 2, "head_dim": 32,
@@ -122,7 +123,7 @@ def test_padded_attention_saves_its_output_twice(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a peak can't be set back")
 @pytest.mark.parametrize("stage", ["rl", "sft"])
 def test_a_step_takes_what_is_predicted(stage: str) -> None:
-    """The bound is wide, since so small a run is near the noise; ``bench/memory_plan.py`` measures large ones."""
+    """The bound is wide, since so small a run is near the noise; ``benchmarks/memory_plan.py`` measures large ones."""
     case = {"stage": stage, "shape": "5M", "prompts": 4, "prompt_tokens": 256, "group": 8}
     words = [sys.executable, "-P", str(SCRIPT), "--case", json.dumps(case)]
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}

@@ -11,7 +11,8 @@ from torch import Tensor
 from worlds import tiny_policy, tiny_prompts
 
 from recrl.backends.torch_backend import TransformersPolicy
-from recrl.groups import PackedGroups, PromptBatch
+from recrl.groups.packed import PackedGroups
+from recrl.groups.prompts import PromptBatch
 from recrl.memory.head import HeadShape, MemoryHead
 from recrl.memory.recalled import Recalled
 from recrl.rollout.beam import beam_search

@@ -11,9 +11,9 @@ import torch
 from objective_inputs import inputs_of, rows_of
 from torch import Tensor
 
-from recrl.components import load_part
 from recrl.objectives import OBJECTIVES
 from recrl.objectives.base import Objective
+from recrl.parts import load_part
 
 grpo_trainer = pytest.importorskip("trl.trainer.grpo_trainer", reason="TRL is a peer: pip install 'recrl[bench]'")
 

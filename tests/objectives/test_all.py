@@ -10,10 +10,10 @@ from groups_of import OPS
 from objective_inputs import rows_of
 from torch import Tensor
 
-from recrl.components import load_part
-from recrl.groups import PackedGroups
+from recrl.groups.packed import PackedGroups
 from recrl.objectives import OBJECTIVES
 from recrl.objectives.base import Objective, ObjectiveInputs
+from recrl.parts import load_part
 
 
 def part_of(kind: str) -> Objective:

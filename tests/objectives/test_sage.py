@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from objective_inputs import inputs_of
 
-from recrl.groups import slate_entropy
+from recrl.groups.rollout import slate_entropy
 from recrl.objectives.gbpo import GbpoOptions, gbpo
 from recrl.objectives.sage import SageOptions, entropy_lambda, observe, sage
 

@@ -12,8 +12,9 @@ import torch
 from groups_of import REWARD_CONTEXT, groups_of
 from torch import Tensor
 
-from recrl.components import Choice
-from recrl.groups import PromptBatch, RolloutGroups
+from recrl.groups.prompts import PromptBatch
+from recrl.groups.rollout import RolloutGroups
+from recrl.parts import Choice
 from recrl.rewards.collaborative import CollaborativeOptions, collaborative
 
 ASKED: list[Choice] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from groups_of import REWARD_CONTEXT, groups_of
 
-from recrl.groups import RolloutGroups
+from recrl.groups.rollout import RolloutGroups
 from recrl.rewards.base import RewardOptions
 from recrl.rewards.engagement import engagement
 

@@ -10,9 +10,10 @@ import torch
 from groups_of import REWARD_CONTEXT, groups_of
 from torch import Tensor
 
-from recrl.components import Choice, load_part
 from recrl.environments.base import Feedback
-from recrl.groups import PromptBatch, RolloutGroups
+from recrl.groups.prompts import PromptBatch
+from recrl.groups.rollout import RolloutGroups
+from recrl.parts import Choice, load_part
 from recrl.rewards import REWARDS
 from recrl.rewards.base import RewardOptions
 

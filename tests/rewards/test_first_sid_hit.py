@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from groups_of import REWARD_CONTEXT, groups_of
 
-from recrl.groups import RolloutGroups
+from recrl.groups.rollout import RolloutGroups
 from recrl.rewards.base import RewardOptions
 from recrl.rewards.first_sid_hit import first_sid_hit
 from recrl.rewards.hit import hit

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from groups_of import REWARD_CONTEXT, THREE_LEVELS, groups_of
 
-from recrl.groups import RolloutGroups
+from recrl.groups.rollout import RolloutGroups
 from recrl.rewards.base import RewardOptions
 from recrl.rewards.partial_hit import partial_hit
 

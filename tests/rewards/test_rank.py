@@ -8,7 +8,7 @@ import pytest
 import torch
 from groups_of import REWARD_CONTEXT, groups_of
 
-from recrl.groups import RolloutGroups
+from recrl.groups.rollout import RolloutGroups
 from recrl.rewards.rank import RankOptions, rank
 
 TARGET = [[15]]

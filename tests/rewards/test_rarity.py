@@ -6,7 +6,7 @@ import pytest
 import torch
 from groups_of import REWARD_CONTEXT, groups_of
 
-from recrl.training.method import Method
+from recrl.method import Method
 from recrl.training_sections import RlSection
 
 COUNTS = torch.tensor([0, 1, 3, 8, *[4] * 12])

@@ -10,7 +10,7 @@ import torch
 from groups_of import REWARD_CONTEXT, THREE_LEVELS, context, groups_of
 from torch import Tensor
 
-from recrl.groups import RolloutGroups
+from recrl.groups.rollout import RolloutGroups
 from recrl.rewards.singer import SingerOptions, singer
 from recrl.signals.group_zscore import GroupZscoreOptions, group_zscore
 

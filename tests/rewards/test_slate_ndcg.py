@@ -11,7 +11,7 @@ from groups_of import REWARD_CONTEXT, groups_of
 
 from recrl.data.ragged import Ragged
 from recrl.evaluation.metrics import ndcg_at
-from recrl.groups import RolloutGroups
+from recrl.groups.rollout import RolloutGroups
 from recrl.rewards.base import RewardOptions
 from recrl.rewards.slate_ndcg import slate_ndcg
 

@@ -12,9 +12,10 @@ from torch import Tensor
 from worlds import tiny_codes, tiny_prompts
 
 from recrl.backends.torch_backend import TransformersPolicy
-from recrl.components import Choice, load_part, resolve
 from recrl.errors import ConfigError
-from recrl.groups import RolloutGroups, Signal, pack_active
+from recrl.groups.packed import pack_active
+from recrl.groups.rollout import RolloutGroups, Signal
+from recrl.parts import Choice, load_part, resolve
 from recrl.rollout import ROLLOUTS
 from recrl.rollout.base import RolloutContext
 from recrl.sids.trie import Trie

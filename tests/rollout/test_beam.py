@@ -8,7 +8,7 @@ from torch import Tensor
 from worlds import tiny_codes, tiny_index, tiny_policy, tiny_prompts
 
 from recrl.backends.torch_backend import TransformersPolicy
-from recrl.groups import PromptBatch
+from recrl.groups.prompts import PromptBatch
 from recrl.rollout.base import RolloutContext
 from recrl.rollout.beam import BeamOptions, beam_search, rollout
 from recrl.sids.tokens import sid_token_ids

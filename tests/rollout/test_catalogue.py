@@ -10,7 +10,8 @@ import torch
 from worlds import tiny_codes, tiny_policy, tiny_prompts
 
 from recrl.backends.torch_backend import TransformersPolicy
-from recrl.groups import RolloutGroups, Targets
+from recrl.groups.prompts import Targets
+from recrl.groups.rollout import RolloutGroups
 from recrl.rollout.base import RolloutContext, generators
 from recrl.rollout.catalogue import CatalogueOptions, draw, rollout
 

@@ -11,7 +11,8 @@ import torch
 from worlds import tiny_codes, tiny_policy, tiny_prompts
 
 from recrl.backends.torch_backend import TransformersPolicy
-from recrl.groups import PromptBatch, RolloutGroups, Targets
+from recrl.groups.prompts import PromptBatch, Targets
+from recrl.groups.rollout import RolloutGroups
 from recrl.rollout.base import RolloutContext
 from recrl.rollout.beam import BeamOptions, beam_search
 from recrl.rollout.beam import rollout as beam_rollout

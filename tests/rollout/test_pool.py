@@ -11,8 +11,10 @@ from torch import Tensor
 from worlds import tiny_codes, tiny_prompts
 
 from recrl.backends.torch_backend import TransformersPolicy
-from recrl.components import load_part
-from recrl.groups import PromptBatch, RolloutGroups, Signal, Targets, pack_active
+from recrl.groups.packed import pack_active
+from recrl.groups.prompts import PromptBatch, Targets
+from recrl.groups.rollout import RolloutGroups, Signal
+from recrl.parts import load_part
 from recrl.rollout import ROLLOUTS
 from recrl.rollout.base import RolloutContext, join_groups
 from recrl.rollout.beam import beam_search

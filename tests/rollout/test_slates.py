@@ -12,7 +12,8 @@ from torch import Tensor
 from worlds import tiny_index, tiny_policy, tiny_prompts
 
 from recrl.backends.torch_backend import TransformersPolicy
-from recrl.groups import PackedGroups, Signal, pack_active
+from recrl.groups.packed import PackedGroups, pack_active
+from recrl.groups.rollout import Signal
 from recrl.rollout.beam import beam_search
 from recrl.rollout.responses import Responses, item_groups
 from recrl.rollout.sample import SampleOptions, sample

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recrl.components import Choice
 from recrl.errors import DataError, UserError
+from recrl.parts import Choice
 from recrl.sids.assign import _place, assign, assign_folder, read_items
 from recrl.sids.build import SidPlan, build_folder
 from recrl.sids.codes import load, with_suffixes

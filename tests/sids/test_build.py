@@ -8,10 +8,10 @@ import pytest
 from safetensors.numpy import load_file
 from threadpoolctl import threadpool_limits
 
-from recrl.components import Choice, Options
 from recrl.data.dataset import Catalog, Examples
 from recrl.data.ragged import Ragged
 from recrl.errors import ConfigError, DataError, UserError
+from recrl.parts import Choice, Options
 from recrl.sids import build as building
 from recrl.sids.build import SidPlan, build, build_folder
 from recrl.sids.codes import load

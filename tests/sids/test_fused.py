@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from recrl.components import Choice
 from recrl.errors import ConfigError
+from recrl.parts import Choice
 from recrl.sids.encoders import fused
 from recrl.sids.encoders.cooccurrence import CooccurrenceOptions
 from recrl.sids.encoders.fused import FusedOptions

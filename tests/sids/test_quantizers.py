@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recrl.components import Choice
+from recrl.parts import Choice
 from recrl.sids.quantizers import QUANTIZERS, balanced, resolve_quantizer, rq_kmeans
 from recrl.sids.quantizers.residual import codebooks_of, decode, encode, nearest
 

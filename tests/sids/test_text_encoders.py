@@ -8,9 +8,9 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-from recrl.components import Choice
 from recrl.data.dataset import Catalog
 from recrl.errors import ConfigError, DataError
+from recrl.parts import Choice
 from recrl.sids.encoders import hf, resolve_encoder, tfidf_svd
 from recrl.sids.encoders.tfidf_svd import TfidfSvdOptions
 

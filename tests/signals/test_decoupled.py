@@ -8,7 +8,7 @@ import pytest
 import torch
 from groups_of import context, groups_of
 
-from recrl.groups import Signal
+from recrl.groups.rollout import Signal
 from recrl.signals.decoupled import DecoupledOptions, decoupled
 
 NAN = float("nan")

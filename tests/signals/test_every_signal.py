@@ -10,8 +10,8 @@ import torch
 from groups_of import context, groups_of
 from torch import Tensor
 
-from recrl.components import Options, load_part
-from recrl.groups import RolloutGroups, Signal
+from recrl.groups.rollout import RolloutGroups, Signal
+from recrl.parts import Options, load_part
 from recrl.rollout.base import RolloutOptions
 from recrl.signals import SIGNALS
 

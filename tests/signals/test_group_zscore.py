@@ -10,7 +10,7 @@ from groups_of import context, groups_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recrl.groups import Signal
+from recrl.groups.rollout import Signal
 from recrl.signals.group_zscore import GroupZscoreOptions, group_zscore
 
 

@@ -10,7 +10,7 @@ import torch
 from groups_of import context, groups_of
 from torch import Tensor
 
-from recrl.groups import Signal
+from recrl.groups.rollout import Signal
 from recrl.signals.listwise import ListwiseOptions, listwise
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from groups_of import REWARD_CONTEXT, THREE_LEVELS, context, groups_of, small_trie
 
-from recrl.groups import RolloutGroups, Signal
+from recrl.groups.rollout import RolloutGroups, Signal
 from recrl.rewards.base import RewardOptions
 from recrl.rewards.hit import hit
 from recrl.signals.recast import RecastOptions, recast

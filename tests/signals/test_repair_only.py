@@ -8,7 +8,7 @@ import pytest
 import torch
 from groups_of import REWARD_CONTEXT, context, groups_of
 
-from recrl.groups import RolloutGroups, Signal
+from recrl.groups.rollout import RolloutGroups, Signal
 from recrl.rewards.base import RewardOptions
 from recrl.rewards.hit import hit
 from recrl.signals.group_zscore import GroupZscoreOptions, group_zscore

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from groups_of import context, groups_of
 
-from recrl.groups import Signal
+from recrl.groups.rollout import Signal
 from recrl.signals.sign import SignOptions, sign
 
 

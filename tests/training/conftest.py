@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from runs import run_config, silent, write_world
 
-from recrl.training import checkpoint
+from recrl.store import checkpoint
 from recrl.training.sft import train_sft
 
 

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from runs import metrics, run_config, silent
 
-from recrl.backends import matmul_speed
 from recrl.config import RunConfig
+from recrl.device import matmul_speed
 from recrl.errors import UserError
 from recrl.evaluation.evaluate import subjects
+from recrl.run_data import load_run_data
+from recrl.store.run_folder import StageFolder
 from recrl.training.rl import Rl, train_rl
-from recrl.training.run_folder import StageFolder
-from recrl.training.setup import load_world
 from recrl.training.sft import train_sft
 
 FAST, SLOW = 0.25, 9.0
@@ -142,5 +142,5 @@ def test_evaluation_on_another_machine_takes_what_is_fast_there(
     train_rl(config, silent)
     measures(monkeypatch, SLOW)
     (subject,) = subjects(config.folder / "rl")
-    _, policy = load_world(subject.config, subject.model)
+    _, policy = load_run_data(subject.config, subject.model)
     assert policy.dtype == "float32"

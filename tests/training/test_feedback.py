@@ -15,12 +15,12 @@ from runs import run_config, silent
 
 from recrl.data.dataset import Dataset, Examples
 from recrl.errors import DataError, RunError, UserError
-from recrl.groups import Signal
-from recrl.training import checkpoint
+from recrl.groups.rollout import Signal
+from recrl.run_data import load_data
+from recrl.store import checkpoint
+from recrl.store.run_folder import StageFolder
 from recrl.training.feedback import best_responses, load, record, take_back
 from recrl.training.rl import Rl, train_rl
-from recrl.training.run_folder import StageFolder
-from recrl.training.setup import load_data
 from recrl.training.sft import Sft
 
 SLATES = [[[1, 2], [3, 4], [5, 6], [7, 8]], [[2, 1], [4, 3], [6, 5], [8, 7]], [[1, 3], [5, 7], [2, 4], [6, 8]]]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from groups_of import groups_of
 
-from recrl.groups import Signal
+from recrl.groups.rollout import Signal
 from recrl.training.group_health import group_health
 
 

@@ -12,14 +12,14 @@ from runs import run_config, silent
 
 from recrl.baselines.item_knn import ITEM_KNN
 from recrl.data.dataset import Dataset, Sequences
+from recrl.data.examples import next_examples, windows
+from recrl.data.held_out import held_out_rows, only_held_out, record, without_held_out
 from recrl.data.ragged import Ragged
 from recrl.errors import UserError
-from recrl.training import checkpoint
-from recrl.training.held_out import held_out_rows, only_held_out, record, without_held_out
+from recrl.run_data import load_data
+from recrl.store import checkpoint
+from recrl.store.run_folder import StageFolder
 from recrl.training.rl import Rl
-from recrl.training.rows import next_examples, windows
-from recrl.training.run_folder import StageFolder
-from recrl.training.setup import load_data
 from recrl.training.sft import Sft, train_sft
 
 SHARE = 0.4

@@ -10,7 +10,8 @@ from torch import Tensor
 from worlds import tiny_codes, tiny_policy, tiny_prompts
 
 from recrl.backends.torch_backend import TransformersPolicy
-from recrl.groups import PackedGroups, Signal, pack_active
+from recrl.groups.packed import PackedGroups, pack_active
+from recrl.groups.rollout import Signal
 from recrl.hardware.flops import Work
 from recrl.models.shared_prefix import Continue, ReadPrompts
 from recrl.rollout.base import RolloutContext

@@ -19,13 +19,13 @@ from recrl.errors import ConfigError, UserError
 from recrl.evaluation import evaluate as evaluation
 from recrl.evaluation.evaluate import evaluate
 from recrl.evaluation.results import EvaluationResult
-from recrl.evaluation.tuning import tune_memory
 from recrl.memory.store import FILE
-from recrl.training import checkpoint
+from recrl.run_data import load_run_data
+from recrl.store import checkpoint
+from recrl.store.run_folder import StageFolder
 from recrl.training.rl import Rl, train_rl
-from recrl.training.run_folder import StageFolder
-from recrl.training.setup import load_world
 from recrl.training.sft import train_sft
+from recrl.training.tuning import tune_memory
 
 MEMORY = {"weight": 2.0, "hidden_size": 8, "size": 20}
 LAST = {"targets": "last", "lr": 1e-3}
@@ -55,7 +55,7 @@ def test_rl_trains_the_memory_and_its_folder_keeps_what_was_learned(trained: Pat
     saved = checkpoint.read(tmp_path / "tiny" / "rl" / "checkpoints" / "step-000004")
     learned = load_file(saved.model / FILE)
     assert learned["learned.2.weight"].abs().max() > 1e-4  # it began at 0
-    _, policy = load_world(config, saved.model)
+    _, policy = load_run_data(config, saved.model)
     assert torch.equal(policy.memory.learned[2].weight, learned["learned.2.weight"])
 
 
@@ -198,4 +198,4 @@ def test_a_memory_of_another_width_is_refused(trained: Path, tmp_path: Path) -> 
     model = checkpoint.best(config.folder / "rl").model
     other = config_of(trained, tmp_path, MEMORY | {"hidden_size": 4})
     with pytest.raises(UserError, match="does not fit"):
-        load_world(other, model)
+        load_run_data(other, model)

@@ -11,7 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 from worlds import SHAPE, tiny_codes, tiny_model, tiny_policy, tiny_prompts
 
-from recrl.groups import Signal, pack_active
+from recrl.groups.packed import pack_active
+from recrl.groups.rollout import Signal
 from recrl.hardware.flops import Work
 from recrl.models.presets import preset_model
 from recrl.rollout.base import RolloutContext

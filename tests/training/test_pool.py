@@ -14,17 +14,18 @@ from runs import metrics, run_config, silent, write_world
 
 from recrl.baselines.pools import recall
 from recrl.config import RunConfig, check, read_recipe
+from recrl.config_layers import merge
+from recrl.data.examples import next_examples, with_target
 from recrl.data.ragged import Ragged
 from recrl.errors import ConfigError, UserError
 from recrl.evaluation.evaluate import evaluate_model, subjects
-from recrl.evaluation.lists import named_alike
 from recrl.evaluation.recommend import best_subject, recommend
-from recrl.layers import merge
+from recrl.ranking.lists import named_alike
+from recrl.run_data import RunData, load_data, load_run_data, make_world, new_model
 from recrl.seeding import generator
+from recrl.store.run_folder import StageFolder
 from recrl.training.rl import Rl, train_rl
-from recrl.training.rows import RowMaker, Rows, next_examples, with_target
-from recrl.training.run_folder import StageFolder
-from recrl.training.setup import World, load_data, load_world, make_world, new_model
+from recrl.training.rows import RowMaker, Rows
 from recrl.training.sft import train_sft
 from recrl.training_sections import SftSection
 
@@ -42,7 +43,7 @@ def pool_config(world: Path, runs: Path, prompts: dict[str, Any], **sections: An
     return run_config(world, runs, prompts=prompts, model=model, **sections)
 
 
-def made_world(config: RunConfig) -> World:
+def made_world(config: RunConfig) -> RunData:
     dataset, index = load_data(config)
     _, tokenizer = new_model(config, dataset, index)
     return make_world(config, tokenizer, dataset, index)
@@ -188,7 +189,7 @@ def test_recllms_recipe_with_a_pool(world: Path, tmp_path: Path, caplog: pytest.
     assert not (groups.prompts.pool.unsqueeze(2) == groups.prompts.history.unsqueeze(1)).any()
 
     (result,) = evaluate_model(subjects(config.folder / "rl")[0], "test", tmp_path / "evaluation")
-    made, _ = load_world(config, subjects(config.folder / "rl")[0].model)
+    made, _ = load_run_data(config, subjects(config.folder / "rl")[0].model)
     test = named_alike(made.dataset.test, made.trie)
     pool = made.writer.prompts(made.dataset.test).pool
     assert pool is not None
@@ -215,7 +216,7 @@ def test_single_items_are_ranked_among_the_candidates(world: Path, tmp_path: Pat
     assert reached[0] == pytest.approx(bound[0])  # a list as long as the pool holds every candidate
     assert reached[1] <= bound[1] == bound[0]  # without the history's items, of which prompts show the latest alone
     assert both[0].metrics["legal_ratio@10"].value == 1.0
-    made, _ = load_world(config, subject.model)
+    made, _ = load_run_data(config, subject.model)
     found = recommend(subject, made.dataset.catalog.item_ids[3], POOL)
     assert len(found) == POOL
     one = made.writer.prompts(made.dataset.test.select(np.arange(3)))

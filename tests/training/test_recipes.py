@@ -1,4 +1,4 @@
-"""Every recipe for five steps on a cut of Amazon Toys, through the command line."""
+"""Every recipe for five steps on the log of a made-up shop, through the command line."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from recrl.config import load
 from recrl.data import dataset as datasets
 from recrl.data.prepare import prepare
 from recrl.models.checkpoint import save_folder
+from recrl.run_data import load_data, new_model
 from recrl.sids import codes as sid_codes
 from recrl.sids.codes import with_suffixes
-from recrl.training.setup import load_data, new_model
 
+SHOP = Path(__file__).resolve().parents[2] / "examples" / "shop"
 RUN = """
 [run]
 dir = "runs"
@@ -51,12 +52,12 @@ valid_examples = 12
 
 
 @pytest.fixture(scope="module")
-def mini(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def mini(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with data, random SIDs and an untrained model; nobody writes to its parts."""
     folder = tmp_path_factory.mktemp("mini")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        prepare("amazon", shared / "data" / "amazon14" / "toys_mini", folder / "data")
+        prepare("amazon", SHOP, folder / "data")
         dataset = datasets.load(folder / "data")
         random = np.random.default_rng(0).integers(0, 16, (len(dataset.catalog), 3)).astype(np.int32)
         Path("sids").mkdir()

@@ -20,7 +20,7 @@ import pytest
 from runs import command, metrics, run_config
 
 from recrl.config import RunConfig
-from recrl.training import checkpoint
+from recrl.store import checkpoint
 
 SFT = {
     "model": {"dropout": 0.1},

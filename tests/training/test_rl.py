@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 from recrl.data import dataset as datasets
 from recrl.errors import UserError
-from recrl.groups import PackedGroups, pack_active
+from recrl.groups.packed import PackedGroups, pack_active
 from recrl.models.checkpoint import load_folder
-from recrl.training import checkpoint
+from recrl.store import checkpoint
+from recrl.store.run_folder import StageFolder
 from recrl.training.rl import Rl, train_rl
-from recrl.training.run_folder import StageFolder
 from recrl.training.validation import Progress, Validation
 
 KL = {"objective": {"kind": "grpo", "kl_beta": 0.1}}

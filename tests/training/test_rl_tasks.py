@@ -13,11 +13,11 @@ from runs import metrics, run_config, silent, write_world
 
 from recrl.errors import UserError
 from recrl.models.checkpoint import save_folder
-from recrl.training import checkpoint
+from recrl.run_data import load_data, new_model
+from recrl.store import checkpoint
+from recrl.store.run_folder import StageFolder
 from recrl.training.group_health import unequal
 from recrl.training.rl import Rl, train_rl
-from recrl.training.run_folder import StageFolder
-from recrl.training.setup import load_data, new_model
 
 TEXT = {"preset": "tiny", "text_vocab_size": 400, "sid_init": "random"}
 

@@ -13,17 +13,18 @@ from hypothesis import strategies as st
 from runs import run_config
 
 from recrl.data.dataset import Catalog, Dataset, Examples, Sequences
+from recrl.data.examples import item_examples, next_examples, windows
 from recrl.data.log import InteractionLog
-from recrl.data.prompts import PromptWriter
 from recrl.data.ragged import Ragged
 from recrl.data.splits import leave_one_out
 from recrl.errors import UserError
 from recrl.models.presets import preset_tokenizer
+from recrl.prompts.writer import PromptWriter
 from recrl.sids.codes import with_suffixes
 from recrl.sids.tokens import add_sid_tokens
 from recrl.sids.trie import Trie, build_trie
-from recrl.training.rows import RowMaker, Rows, item_examples, next_examples, nodes_of, windows
-from recrl.training.run_folder import StageFolder
+from recrl.store.run_folder import StageFolder
+from recrl.training.rows import RowMaker, Rows, nodes_of
 from recrl.training.sft import Sft
 from recrl.training_sections import SftSection
 

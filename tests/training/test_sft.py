@@ -14,8 +14,8 @@ from torch import Tensor
 
 from recrl.errors import UserError
 from recrl.models.checkpoint import load_folder
-from recrl.training import checkpoint
-from recrl.training.run_folder import StageFolder
+from recrl.store import checkpoint
+from recrl.store.run_folder import StageFolder
 from recrl.training.sft import Sft, train_sft
 
 

@@ -16,17 +16,18 @@ from runs import run_config, silent, write_world
 from recrl.config import check
 from recrl.data import dataset as datasets
 from recrl.data.dataset import Examples
+from recrl.data.examples import filled, next_examples
 from recrl.data.ragged import Ragged
 from recrl.errors import ConfigError
 from recrl.evaluation.evaluate import evaluate_model, subjects
-from recrl.evaluation.lists import named_alike
-from recrl.evaluation.protocols import first_distinct
 from recrl.evaluation.recommend import best_subject, recommend
+from recrl.ranking.lists import named_alike
+from recrl.ranking.rank import first_distinct
+from recrl.run_data import load_data, make_world, new_model
 from recrl.seeding import generator
+from recrl.store.run_folder import StageFolder
 from recrl.training.rl import Rl, train_rl
-from recrl.training.rows import RowMaker, filled, next_examples
-from recrl.training.run_folder import StageFolder
-from recrl.training.setup import load_data, make_world, new_model
+from recrl.training.rows import RowMaker
 from recrl.training.sft import Sft, train_sft
 
 SLATE = {"slate_size": 3}

@@ -14,8 +14,8 @@ from runs import run_config
 from recrl.data.dataset import Dataset, Examples, Sequences
 from recrl.data.ragged import Ragged
 from recrl.models.checkpoint import load_folder
-from recrl.training.run_folder import StageFolder
-from recrl.training.setup import load_data
+from recrl.run_data import load_data
+from recrl.store.run_folder import StageFolder
 from recrl.training.sft import Sft
 from recrl.training.target_weights import target_weights
 

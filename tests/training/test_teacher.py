@@ -14,8 +14,8 @@ from recrl.config import RunConfig
 from recrl.data.dataset import Sequences
 from recrl.data.ragged import Ragged
 from recrl.errors import UserError
+from recrl.store.run_folder import StageFolder
 from recrl.training.ahead import Ahead
-from recrl.training.run_folder import StageFolder
 from recrl.training.sft import Sft, train_sft
 from recrl.training.teacher import Teacher, soft_target_loss
 

@@ -18,9 +18,9 @@ from worlds import tiny_model
 
 from recrl.config import ModelSection, RunConfig
 from recrl.models.checkpoint import save_folder
-from recrl.training import checkpoint
+from recrl.run_data import RunData, load_run_data
+from recrl.store import checkpoint
 from recrl.training.rl import train_rl
-from recrl.training.setup import World, load_world
 from recrl.training.sft import train_sft
 
 
@@ -57,13 +57,13 @@ def check_run(config: RunConfig) -> None:
     assert [line["rollout/valid_ratio"] for line in lines if "rollout/valid_ratio" in line] == [1.0, 1.0]
     assert 0 <= lines[-1]["valid/ndcg@10"] <= lines[-1]["valid/hr@10"] <= 1
     folder = checkpoint.best(config.folder / "rl").model
-    world, policy = load_world(config, folder)
+    world, policy = load_run_data(config, folder)
     stock = AutoModelForCausalLM.from_pretrained(folder)
     assert stock.get_input_embeddings().weight.shape[0] >= len(policy.tokenizer)
     check_names(world, policy.tokenizer)
 
 
-def check_names(world: World, tokenizer: PreTrainedTokenizerBase) -> None:
+def check_names(world: RunData, tokenizer: PreTrainedTokenizerBase) -> None:
     """Every title is one legal path, closed by the only line break in it."""
     names = world.writer.responses()
     titles = [world.writer.title(item) for item in range(len(names))]

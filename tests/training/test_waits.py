@@ -14,9 +14,10 @@ from runs import run_config
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from recrl.groups import PackedGroups, Signal, pack_active
+from recrl.groups.packed import PackedGroups, pack_active
+from recrl.groups.rollout import Signal
+from recrl.store.run_folder import StageFolder
 from recrl.training.rl import Rl
-from recrl.training.run_folder import StageFolder
 
 # As where the device is not the host's own: ops in C read the host's memory and are not seen here.
 KERNELS = {"linear_logp": "reference", "shared_prefix_attention": "padded"}

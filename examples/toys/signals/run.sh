@@ -6,7 +6,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../../.."
 config=examples/toys/toys.toml
-best() { python -c "from pathlib import Path; from recrl.training.checkpoint import best; print(best(Path('runs/$1/sft')).model)"; }
+best() { python -c "from pathlib import Path; from recrl.store.checkpoint import best; print(best(Path('runs/$1/sft')).model)"; }
 if ! [ -d runs/toys/sft/checkpoints ]; then
   echo "runs/toys/sft is not there: bash examples/toys/run.sh toys trains it" >&2
   exit 2

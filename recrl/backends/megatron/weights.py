@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from recrl.backends.megatron.shape import DecoderShape
-from recrl.backends.policy import ReadTensor
+from recrl.models.tensors import ReadTensor
 
 LAYER = "decoder.layers.{}."
 QK_NORMS = ("q_layernorm.weight", "k_layernorm.weight")

@@ -14,12 +14,12 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from recrl.components import Options, Part
 from recrl.data.dataset import Catalog
 from recrl.data.log import BadRows, InteractionLog, k_core, restrict
 from recrl.data.readers.amazon_raw import read_raw
 from recrl.data.readers.lines import filled, source_folder, text_lines
 from recrl.errors import ConfigError, DataError
+from recrl.parts import Options, Part
 
 
 class AmazonOptions(Options):

@@ -20,12 +20,12 @@ from typing import Any
 
 import numpy as np
 
-from recrl.components import Options, Part
 from recrl.data.dataset import Catalog, Dataset, Examples, Sequences
 from recrl.data.log import BadRows
 from recrl.data.ragged import Ragged
 from recrl.data.readers.lines import filled, source_folder, text_lines
 from recrl.errors import DataError
+from recrl.parts import Options, Part
 
 COLUMNS = ("user_id", "history_item_id", "item_id")
 MAX_CELL_CHARS = 1 << 24

@@ -32,12 +32,12 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import Field
 
-from recrl.components import Options, Part
 from recrl.data.dataset import Catalog, Dataset, Examples, Sequences
 from recrl.data.log import BadRows
 from recrl.data.ragged import Ragged
 from recrl.data.readers.lines import source_folder
 from recrl.errors import DataError
+from recrl.parts import Options, Part
 
 TASKS = ("video", "ad", "product", "interactive", "label_cond", "label_pred")
 LABELS = {"是": 1, "yes": 1, "1": 1, "否": 0, "no": 0, "0": 0}

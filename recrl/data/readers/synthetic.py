@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recrl.components import Part
 from recrl.data.log import BadRows, InteractionLog
 from recrl.data.marketplace import (
     Ints,
@@ -26,6 +25,7 @@ from recrl.data.ragged import Ragged
 from recrl.data.readers.item_words import describe
 from recrl.data.rows import evenly
 from recrl.errors import ConfigError
+from recrl.parts import Part
 
 
 def read(source: Path | None, options: MarketOptions, bad_rows: BadRows) -> InteractionLog:  # noqa: ARG001 made data has no bad rows

@@ -11,9 +11,9 @@ from pydantic import Field
 from scipy import sparse
 from sklearn.utils.extmath import randomized_svd
 
-from recrl.components import Options
 from recrl.data.dataset import Catalog, Sequences
 from recrl.errors import DataError
+from recrl.parts import Options
 from recrl.sids.encoders import Encoded, Encoder, unit_rows
 from recrl.sids.threads import one_thread
 

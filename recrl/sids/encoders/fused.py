@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from recrl.components import Choice, Options
 from recrl.data.dataset import Catalog, Sequences
 from recrl.errors import ConfigError
+from recrl.parts import Choice, Options
 from recrl.sids.encoders import (
     Arrays,
     Encoded,

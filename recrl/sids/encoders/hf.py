@@ -11,10 +11,10 @@ from pydantic import Field
 from safetensors import SafetensorError
 from torch import Tensor
 
-from recrl.backends.device import choose_device
-from recrl.components import Options
 from recrl.data.dataset import Catalog, Sequences
+from recrl.device.runtime import choose_device
 from recrl.errors import ConfigError, UserError
+from recrl.parts import Options
 from recrl.sids.encoders import Arrays, Encoded, Encoder, Matrix
 
 

@@ -15,10 +15,10 @@ from scipy import sparse
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.utils.extmath import randomized_svd
 
-from recrl.components import Options
 from recrl.data.dataset import Catalog, Sequences
 from recrl.data.rows import chunks, evenly
 from recrl.errors import DataError
+from recrl.parts import Options
 from recrl.sids.encoders import Arrays, Encoded, Encoder, Matrix, prefixed, unit_rows, unprefixed
 from recrl.sids.threads import one_thread
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recrl.components import Choice, Part, Table, resolve
+from recrl.parts import Choice, Part, Table, resolve
 
 Arrays = dict[str, NDArray[Any]]
 Matrix = NDArray[np.float32]

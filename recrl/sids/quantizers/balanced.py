@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from recrl.components import Options
+from recrl.parts import Options
 from recrl.sids.quantizers import Codes, Matrix, Quantized, Quantizer
 from recrl.sids.quantizers.kmeans import lloyd, sample
 from recrl.sids.quantizers.residual import quantize, squared_distances

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from recrl.components import Options
 from recrl.data.dataset import Catalog
 from recrl.errors import DataError
+from recrl.parts import Options
 from recrl.sids.quantizers import Codes, Quantizer
 
 TOKEN = re.compile(r"<[A-Za-z_]*_(\d+)>")  # <a_17>, <s_a_17>

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 from pydantic import Field
 
-from recrl.components import Options
+from recrl.parts import Options
 from recrl.sids.quantizers import Codes, Matrix, Quantized, Quantizer
 from recrl.sids.quantizers.kmeans import lloyd
 from recrl.sids.quantizers.residual import nearest, quantize

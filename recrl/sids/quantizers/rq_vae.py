@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
-from recrl.components import Options
+from recrl.parts import Options
 from recrl.sids.quantizers import Arrays, Codes, Matrix, Quantized, Quantizer
 from recrl.sids.quantizers.autoencoder import Autoencoder
 from recrl.sids.quantizers.moving_codebooks import MovingCodebooks, quantise_batch

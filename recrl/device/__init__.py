@@ -1,0 +1,1 @@
+"""Devices: choice, memory, arithmetic, speed. Nothing else asks which one it runs on."""

@@ -1,0 +1,1 @@
+"""Examples -> token ids of prompts: templates, items' names, candidates, recalled items."""
