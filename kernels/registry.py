@@ -1,8 +1,8 @@
 """Which implementation of an op runs where.
 
 An op is a folder; an implementation is a file in it that defines the same functions as ``reference.py``, which is the
-meaning. A row of the table names a file, the devices that it runs on and the packages that it needs; fastest first, the
-reference last: it runs everywhere.
+specification. A row of the table names a file, the devices that it runs on and the packages that it needs; fastest
+first, the reference last: it runs everywhere.
 """
 
 from __future__ import annotations
