@@ -1,7 +1,7 @@
 """Seconds and peak memory of log-probabilities, forward and backward: a kernel beside the reference, in one run.
 
 python benchmarks/linear_logp.py [--tokens T] [--vocabulary V] [--hidden H] [--legal C] [--dtype float32|bfloat16]
-                            [--threads N] [--repeats R] [--kernel NAME]
+                                 [--threads N] [--repeats R] [--kernel NAME]
 
 Seconds are medians of runs that take turns. MiB is how far a run raises the resident memory of a fresh process above
 its inputs, gradients included; read from /proc, so this needs Linux. --legal C measures legal_logp, --vocabulary then

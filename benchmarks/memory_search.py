@@ -1,8 +1,8 @@
-"""Seconds of a beam search beside a memory and without one, in turns, on an untrained model.
+"""Seconds of a beam search beside a memory and without one, in turns.
 
 python benchmarks/memory_search.py [--items N] [--prompts B] [--beams W] [--repeats R] [--config FILE]
 
-Without --config a synthetic catalogue is made. --config names a run whose best SFT is there.
+Without --config on a synthetic catalogue and an untrained model; --config names a run whose best SFT is there.
 """
 
 from __future__ import annotations

@@ -33,9 +33,8 @@ def demo(folder: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     if as_json:
         echo_json({"report": str(page), "results": [row.model_dump(by_alias=True, mode="json") for row in results]})
         return
-    shown = [
-        result for result in results if not result.name.endswith(ALONE)
-    ]  # one table of 80 columns; the page has all
+    # One table of 80 columns; the page has all.
+    shown = [result for result in results if not result.name.endswith(ALONE)]
     for table in comparison_tables(shown, SHOWN):
         Console().print(table)
     click.echo(f"Report: {page}")

@@ -122,7 +122,7 @@ def _unbound_model(
     return model, tokenizer
 
 
-def make_world(
+def make_run_data(
     config: RunConfig, tokenizer: PreTrainedTokenizerBase, dataset: Dataset, index: SidIndex, *, titles: bool = False
 ) -> RunData:
     """Writer and trie for a tokenizer that knows the SIDs; ``titles`` adds the catalogue's titles as a second root."""
@@ -234,7 +234,7 @@ def start_run_data(
     if config.model.path is not None:
         _, tokenizer = read_folder(config.model.path)
         add_sid_tokens(tokenizer, index)
-        world = make_world(config, tokenizer, dataset, index, titles=titles)
+        world = make_run_data(config, tokenizer, dataset, index, titles=titles)
         seed, options = seed_of(config.run.seed, "grow"), _policy_options(config, world)
         engine = _engine(config, world)
         policy = engine.load_grown(config.model.path, tokenizer, seed, world.trie, world.device, **options)
@@ -242,7 +242,7 @@ def start_run_data(
             setattr(policy.config, SIDS_KEY, index.fingerprint)
             return world, policy
     model, tokenizer = new_model(config, dataset, index)
-    world = make_world(config, tokenizer, dataset, index, titles=titles)
+    world = make_run_data(config, tokenizer, dataset, index, titles=titles)
     return world, make_policy(config, world, model, tokenizer)
 
 
@@ -288,7 +288,7 @@ def load_run_data(config: RunConfig, folder: Path, *, titles: bool = False) -> t
             why=f"they had the fingerprint {learned}, and {config.sid.path} has {index.fingerprint}",
             fix="put the index back, or train again",
         )
-    world = make_world(config, tokenizer, dataset, index, titles=titles)
+    world = make_run_data(config, tokenizer, dataset, index, titles=titles)
     policy = _engine(config, world).load(folder, world.trie, world.device, **_policy_options(config, world, folder))
     policy.model.eval()
     return world, policy

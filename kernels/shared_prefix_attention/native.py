@@ -68,8 +68,8 @@ def _strided(*parts: Tensor) -> list[Tensor | int]:
 
 
 def _offsets(rows: PrefixRows) -> tuple[Tensor, ...]:
-    """First token of every prompt [B + 1] and of every prompt's responses [B + 1], token of every fed token [F], first
-    fed token of every response [N + 1], first response of every prompt [B + 1].
+    """First token of every prompt [B + 1] and of every prompt's responses [B + 1], token that holds every
+    response-prefix token [F], first of these of every response [N + 1], first response of every prompt [B + 1].
     """
     prompts, own = _starts(rows.prompt_length), torch.tensor([0, *rows.sizes.own]).cumsum(0)
     first_own = rows.prompts.count

@@ -43,8 +43,8 @@ class PrefixRows:
         prompt_length: [B].
         row_length: [N] tokens of every response that are input, which may be 0.
         prompt_of: [N] prompt of every response, ascending.
-        shared: [F] which of the U tokens holds each fed token, row by row; in the order of their first uses, so that
-            those of a prompt stand side by side. None where every fed token has one of its own.
+        shared: [F] which of the U tokens holds each response-prefix token, row by row; in the order of their first
+            uses, so that those of a prompt stand side by side. None where every one has a token of its own.
         known: the lengths in the host's memory; without them they are fetched from the device.
     """
 
@@ -89,7 +89,7 @@ class PrefixRows:
 
     @cached_property
     def first_use(self) -> Tensor:
-        """[U] the first fed token that each of the responses' tokens holds."""
+        """[U] the first response-prefix token that each of the responses' tokens holds."""
         if self.shared is None:
             return self.own
         fed = torch.arange(len(self.shared), device=self.shared.device)

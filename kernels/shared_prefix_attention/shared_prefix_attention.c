@@ -1,9 +1,9 @@
-/* Attention over prompts and their responses on one flat row. See reference.py for the meaning.
+/* Attention over prompts and their responses on one flat row. reference.py is the specification.
    A task is a prompt and a key head: it copies the prompt's keys and values once, walks all queries that see them in
    blocks, and owns all gradients that it writes. The backward pass recomputes the weights from their log-sum-exp.
    Queries are those of all tokens, or of fewer prompt tokens: the last of each, or none.
-   Letters: T tokens, B prompts, N responses, F response-prefix tokens of all responses, H query heads, J key heads, D head size, P
-   tokens of a prompt, R tokens of its responses. */
+   Letters: T tokens, B prompts, N responses, F response-prefix tokens of all responses, H query heads, J key heads, D
+   head size, P tokens of a prompt, R tokens of its responses. */
 #include "../attention.h"
 
 #include <stdlib.h>
@@ -17,9 +17,9 @@ typedef struct {
 
 typedef struct {
     Heads query, key, value, gradient, output;
-    /* [B + 1] first token of a prompt and of its responses, [F] token of a fed one, [N + 1] first fed token of a
-       response, [B + 1] first response of a prompt. Responses with a common prefix share tokens: these stand in the order of
-       their first uses. */
+    /* [B + 1] first token of a prompt and of its responses, [F] token that holds a response-prefix token, [N + 1] first
+       of these of a response, [B + 1] first response of a prompt. Responses with a common prefix share tokens: these
+       stand in the order of their first uses. */
     const int64_t *prompt_token, *own_token, *fed, *row_fed, *first_row;
     int64_t prompts, heads, key_heads, size, without; /* prompt tokens of all prompts that have no query */
     float scaling;

@@ -181,7 +181,7 @@ class DecoderPolicy(ABC):
         }
 
     def train_memory(self) -> None:
-        """From now on the memory's learned part is allowed the parameters; it is fixed until then."""
+        """From now on the memory's learned part is among the parameters; it is fixed until then."""
         if self.memory is not None:
             self.memory.requires_grad_(True)
 

@@ -47,16 +47,13 @@ def next_examples(sequences: Sequences, task: str, rng: np.random.Generator | No
         items.cut(np.zeros_like(place), place),
         items.cut(place, np.minimum(place + count, length)),
     )
-    return Examples(
-        examples.users, examples.history, examples.targets, [task] * len(usable), examples.prompts, examples.labels
-    )
+    return replace(examples, tasks=[task] * len(usable))
 
 
 def whole_examples(sequences: Sequences, task: str) -> Examples:
     """Every training sequence as a history; what comes after it is not known."""
     rows = len(sequences)
-    unknown = Ragged(np.zeros(0, np.int32), np.zeros(rows + 1, np.int64))
-    examples = Examples.plain(sequences.users, sequences.items, unknown)
+    examples = Examples.plain(sequences.users, sequences.items, Ragged.empty(rows))
     return replace(examples, tasks=[task] * rows)
 
 
@@ -82,6 +79,5 @@ def filled(examples: Examples, category: NDArray[np.int32], count: int, rng: np.
 def item_examples(items: int, task: str) -> Examples:
     """One example an item, for the tasks that translate between an item's SID and its text."""
     targets = Ragged(np.arange(items, dtype=np.int32), np.arange(items + 1, dtype=np.int64))
-    none = Ragged(np.zeros(0, np.int32), np.zeros(items + 1, np.int64))
     users = np.full(items, -1, np.int32)
-    return Examples(users, none, targets, [task] * items, [""] * items, np.full(items, -1, np.int8))
+    return Examples(users, Ragged.empty(items), targets, [task] * items, [""] * items, np.full(items, -1, np.int8))

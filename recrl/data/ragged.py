@@ -29,6 +29,11 @@ class Ragged:
         return cls(np.asarray(flat, np.int32), offsets)
 
     @classmethod
+    def empty(cls, rows: int) -> Ragged:
+        """``rows`` rows without a value."""
+        return cls(np.zeros(0, np.int32), np.zeros(rows + 1, np.int64))
+
+    @classmethod
     def join(cls, parts: Sequence[Ragged]) -> Ragged:
         """One behind the other."""
         lengths = np.concatenate([part.lengths for part in parts])

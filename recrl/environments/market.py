@@ -87,7 +87,7 @@ class MarketEnvironment(Environment):
         taken = Ragged(visitors.next_item.astype(np.int32), np.arange(rows + 1, dtype=np.int64))
         examples = Examples.plain(np.full(rows, -1, np.int32), visitors.history, taken)
         examples = replace(examples, tasks=[self._task] * rows)
-        known = named_alike(examples, world.trie).targets if self._options.reveal_next else unknown(rows)
+        known = named_alike(examples, world.trie).targets if self._options.reveal_next else Ragged.empty(rows)
         table = PromptTable(
             world.writer.prompts(examples),
             padded_targets(known, world.codes.cpu()),
@@ -186,11 +186,6 @@ def most_of_a_step(config: RunConfig, options: MarketEnvironmentOptions) -> int:
     assert isinstance(rollout, RolloutOptions)
     of_a_visit = rollout.group_size * rollout.slate_size + options.reveal_next
     return config.rl.prompts_per_step * config.rl.max_gen_batches * of_a_visit
-
-
-def unknown(rows: int) -> Ragged:
-    """No target in any row."""
-    return Ragged(np.zeros(0, np.int32), np.zeros(rows + 1, np.int64))
 
 
 def shown_items(items: NDArray[np.int64], count: int) -> NDArray[np.bool_]:

@@ -263,11 +263,13 @@ def _width(text: str) -> int:
 def _blocks(widths: Sequence[int], room: int) -> Iterator[list[int]]:
     """The places of consecutive columns that fit side by side, each with its border; one at least."""
     block: list[int] = []
+    left = room
     for place, width in enumerate(widths):
-        if block and sum(widths[one] + 2 for one in block) + width + 2 > room:
+        if block and width + 2 > left:
             yield block
-            block = []
+            block, left = [], room
         block.append(place)
+        left -= width + 2
     if block:
         yield block
 

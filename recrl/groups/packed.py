@@ -1,8 +1,7 @@
 """Active rows of a step, packed for the update.
 
-Letters: B prompts, G responses a prompt (its group), R tokens a response, I items of a slate (1 where a response names
-one item), P tokens a prompt, L SID levels, S targets and C candidates a prompt, M rewards, N active rows. Everything is
-padded on the right; item indices and codes are padded with -1.
+Letters: B prompts, N active rows, R tokens of a response, K of those that a state is computed for. Rows are padded
+on the right.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ class PackedSizes:
 
 @dataclass(frozen=True)
 class Distinct:
-    """Fed tokens, each of which one state stands for.
+    """Deduplicated response-prefix tokens.
 
     Attributes:
         number: [N, R - 1] of the distinct token, in the order of their first uses; no meaning where nothing is fed.

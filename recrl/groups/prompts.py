@@ -1,7 +1,6 @@
 """Prompts of a step on the device.
 
-Letters: B prompts, G responses a prompt (its group), R tokens a response, I items of a slate (1 where a response names
-one item), P tokens a prompt, L SID levels, S targets and C candidates a prompt, M rewards, N active rows. Everything is
+Letters: B prompts, P tokens of a prompt, H items of its history, S targets, C candidates, L SID levels. Everything is
 padded on the right; item indices and codes are padded with -1.
 """
 

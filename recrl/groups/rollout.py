@@ -1,8 +1,7 @@
-"""Responses, rewards' place and advantages of a step, as padded groups.
+"""Responses to the prompts of a step, and what a signal makes of their rewards.
 
-Letters: B prompts, G responses a prompt (its group), R tokens a response, I items of a slate (1 where a response names
-one item), P tokens a prompt, L SID levels, S targets and C candidates a prompt, M rewards, N active rows. Everything is
-padded on the right; item indices and codes are padded with -1.
+Letters: B prompts, G responses of a prompt (its group), R tokens of a response, I items of a slate (1 where a response
+names one item), L SID levels. Everything is padded on the right; item indices and codes are padded with -1.
 """
 
 from __future__ import annotations

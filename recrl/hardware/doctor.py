@@ -239,14 +239,14 @@ def measure(device: torch.device) -> dict[str, Any]:
 
     ``auto_dtype`` is what ``backend.dtype = "auto"`` takes, and why.
     """
-    from recrl.device import copy_speed
+    from recrl.device.copy_speed import copy_speed
     from recrl.device.matmul_speed import comparison, faster_dtype, product_flops
     from recrl.device.runtime import DTYPES
 
     speeds = {f"matmul_{dtype}_gflops": round(product_flops(device, dtype) / 1e9, 1) for dtype in DTYPES}
     return speeds | {
         "auto_dtype": f"{faster_dtype(device)}, since {comparison(device)}",
-        "copy_gb_per_s": round(copy_speed.copy_speed(device) / 1e9, 2),
+        "copy_gb_per_s": round(copy_speed(device) / 1e9, 2),
     }
 
 

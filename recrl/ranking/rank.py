@@ -73,8 +73,7 @@ class PromptTable:
         """Prompts whose answers nobody measures."""
         rows = len(ids)
         targets = Targets(torch.full((rows, 1), -1), torch.full((rows, 1, 1), -1))
-        nothing = Ragged(np.zeros(0, np.int32), np.zeros(rows + 1, np.int64))
-        return cls(ids, targets, nothing, np.zeros(rows, np.int64))
+        return cls(ids, targets, Ragged.empty(rows), np.zeros(rows, np.int64))
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -65,3 +65,10 @@ def test_padded_rows_hold_the_fill_behind_their_end() -> None:
     rows = Ragged.from_lists([[1, 2, 3], [], [4]])
     assert rows.padded(-1).tolist() == [[1, 2, 3], [-1, -1, -1], [4, -1, -1]]
     assert Ragged.from_lists([]).padded(0).shape == (0, 0)
+
+
+@pytest.mark.parametrize("rows", [0, 3])
+def test_empty_rows_hold_nothing(rows: int) -> None:
+    ragged = Ragged.empty(rows)
+    assert as_lists(ragged) == [[]] * rows
+    assert ragged.values.dtype == Ragged.from_lists([]).values.dtype

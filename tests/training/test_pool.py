@@ -21,7 +21,7 @@ from recrl.errors import ConfigError, UserError
 from recrl.evaluation.evaluate import evaluate_model, subjects
 from recrl.evaluation.recommend import best_subject, recommend
 from recrl.ranking.lists import named_alike
-from recrl.run_data import RunData, load_data, load_run_data, make_world, new_model
+from recrl.run_data import RunData, load_data, load_run_data, make_run_data, new_model
 from recrl.seeding import generator
 from recrl.store.run_folder import StageFolder
 from recrl.training.rl import Rl, train_rl
@@ -46,7 +46,7 @@ def pool_config(world: Path, runs: Path, prompts: dict[str, Any], **sections: An
 def made_world(config: RunConfig) -> RunData:
     dataset, index = load_data(config)
     _, tokenizer = new_model(config, dataset, index)
-    return make_world(config, tokenizer, dataset, index)
+    return make_run_data(config, tokenizer, dataset, index)
 
 
 @pytest.mark.parametrize(

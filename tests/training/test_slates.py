@@ -23,7 +23,7 @@ from recrl.evaluation.evaluate import evaluate_model, subjects
 from recrl.evaluation.recommend import best_subject, recommend
 from recrl.ranking.lists import named_alike
 from recrl.ranking.rank import first_distinct
-from recrl.run_data import load_data, make_world, new_model
+from recrl.run_data import load_data, make_run_data, new_model
 from recrl.seeding import generator
 from recrl.store.run_folder import StageFolder
 from recrl.training.rl import Rl, train_rl
@@ -58,7 +58,7 @@ def slate_config(world: Path, runs: Path, prompts: dict[str, Any], **sections: A
 def maker_of(config: Any) -> tuple[RowMaker, Any]:
     dataset, index = load_data(config)
     _, tokenizer = new_model(config, dataset, index)
-    made = make_world(config, tokenizer, dataset, index)
+    made = make_run_data(config, tokenizer, dataset, index)
     return RowMaker.make(dataset, made.writer, made.trie, config.sft, 0), made
 
 
