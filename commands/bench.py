@@ -81,7 +81,7 @@ def engine(quick: bool, only: tuple[str, ...], threads: int, out: Path, as_json:
     "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder. Default: methods/ below CONFIG's run."
 )
 @set_option
-@click.option("--dry-run", is_flag=True, help="Print the runs, their steps and responses, and stop.")
+@click.option("--dry-run", is_flag=True, help="Check the runs, print their steps and responses, and stop.")
 @json_option
 def methods(
     config: str,
@@ -102,6 +102,7 @@ def methods(
     runs are kept and the one that was cut short goes on; recipes and seeds may be added. The pages are written after
     every run.
     """
+    from recrl.comparison import plan_file
     from recrl.comparison.plan import Asked, make_plan  # torch loads here, so that --help answers at once
     from recrl.comparison.run import MARKDOWN, PAGE, run_comparison
     from recrl.comparison.words import verdicts, warnings
@@ -112,6 +113,7 @@ def methods(
     asked = Asked(Path(config), overrides, names, seeds, responses, validations, split, init, out)
     plan = make_plan(asked)
     if dry_run:
+        plan_file.check(plan)
         _show_plan(plan, as_json=as_json)
         return
     found = run_comparison(plan, lambda text: click.echo(text, err=True), _progress)
@@ -143,6 +145,9 @@ def _show_plan(plan: Plan, *, as_json: bool) -> None:
     for row in rows:
         table.add_row(*(f"{value:,}" if isinstance(value, int) else value for value in row.values()))
     Console().print(table)
+    click.echo(
+        "Optimiser steps at most: one without a trainable group is none, and dynamic sampling's take several rollouts."
+    )
     click.echo(f"Below: {plan.folder}")
     if plan.left_out:
         click.echo(f"Left to the recipes, whatever CONFIG says: {', '.join(plan.left_out)}")

@@ -111,7 +111,7 @@ class MemorySection(Section):
     weight: float = Field(0.0, ge=0, le=32)
     """Exponent of the scorer's share: a response's probability is proportional to the model's times share^weight. 0 is
     a policy without a memory."""
-    floor: float = Field(1e-4, gt=0, lt=1)
+    floor: float = Field(1e-4, ge=1e-12, le=0.9)
     """Added to every share, so that items of which the scorer knows nothing stay possible."""
     scorer: Choice = Choice(kind="hybrid_knn")
     """A baseline whose scores are sparse, fitted on the training sequences."""

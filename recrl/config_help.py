@@ -27,7 +27,7 @@ FAMILIES = {
     "rl.rollout": "recrl.rollout:ROLLOUTS",
     "rl.rewards": "recrl.rewards:REWARDS",
     "prompts.retriever": "recrl.baselines:BASELINES",
-    "memory.scorer": "recrl.baselines:BASELINES",
+    "memory.scorer": "recrl.baselines:RECALLERS",
     "rl.signal": "recrl.signals:SIGNALS",
     "rl.objective": "recrl.objectives:OBJECTIVES",
 }

@@ -8,6 +8,9 @@ from typing import Any
 
 from recrl.errors import ConfigError
 
+CHANGES = 3
+"""That a message names one by one."""
+
 
 def read_toml(path: Path) -> dict[str, Any]:
     """The values of a TOML file, unchecked."""
@@ -30,6 +33,25 @@ def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
         both = isinstance(value, dict) and isinstance(below.get(key), dict)
         merged[key] = merge(below[key], value) if both else value
     return merged
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """``{"rl.lr": 1e-5, ...}``: every key of nested values."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
+
+
+def changes(before: dict[str, Any], after: dict[str, Any]) -> str:
+    """``sft.lr was 0.1 and is 0.2``: where flat values differ, and how many more keys do."""
+    keys = [key for key in before | after if before.get(key) != after.get(key)]
+    said = [f"{key} was {_said(before, key)} and is {_said(after, key)}" for key in keys[:CHANGES]]
+    return ", ".join(said) + (f", and {len(keys) - CHANGES} more keys differ" if len(keys) > CHANGES else "")
+
+
+def _said(values: dict[str, Any], key: str) -> str:
+    return repr(values[key]) if key in values else "not there"
 
 
 def override(values: dict[str, Any], text: str) -> None:

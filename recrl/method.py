@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
 
 import torch
 from torch import Tensor
 
-from recrl.baselines import BASELINES
+from recrl.baselines import BASELINES, RECALLERS
 from recrl.config import RunConfig
 from recrl.environments import ENVIRONMENTS
 from recrl.environments.base import EnvironmentPart, Gift
@@ -32,13 +33,13 @@ def check_scorers(config: RunConfig) -> None:
         ConfigError: an unknown kind or option.
     """
     asked = {
-        "memory.scorer": (config.memory.weight, config.memory.scorer),
-        "prompts.retriever": (config.prompts.pool, config.prompts.retriever),
-        "sft.teacher.scorer": (config.sft.teacher.weight, config.sft.teacher.scorer),
+        "memory.scorer": (config.memory.weight, RECALLERS, config.memory.scorer),
+        "prompts.retriever": (config.prompts.pool, BASELINES, config.prompts.retriever),
+        "sft.teacher.scorer": (config.sft.teacher.weight, BASELINES, config.sft.teacher.scorer),
     }
-    for where, (used, choice) in asked.items():
+    for where, (used, table, choice) in asked.items():
         if used:
-            resolve(BASELINES, choice, where=where)
+            resolve(table, choice, where=where)
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,10 @@ class Method:
         _check_together(chosen, rollout_options, *rewards, (signal, signal_options), (objective, objective_options))
         parts = [(chosen.rollout, rollout), *zip(chosen.rewards, (part for part, _ in rewards), strict=True)]
         gives, source = environment.gives(environment_options), f"rl.environment.kind = {chosen.environment.kind!r}"
+        asked_with = environment.asked_with
         if chosen.targets == "frontier":
-            gives, source = gives - {"targets"}, "rl.targets = 'frontier'"
-        _check_gifts(source, gives, *parts, (chosen.signal, signal))
+            gives, source, asked_with = gives - {"targets"}, "rl.targets = 'frontier'", {}
+        _check_gifts(source, gives, asked_with, *parts, (chosen.signal, signal))
         return cls(
             environment,
             environment_options,
@@ -102,7 +104,9 @@ class Method:
         return [options.weight for _, options in self.rewards]
 
 
-def _check_gifts(source: str, gives: frozenset[Gift], *parts: tuple[Choice, Part]) -> None:
+def _check_gifts(
+    source: str, gives: frozenset[Gift], asked_with: Mapping[Gift, str], *parts: tuple[Choice, Part]
+) -> None:
     """Refuse parts that wait for what the source of the prompts does not give."""
     lacks = {
         "targets": "it works with the item that would be right, which is not told there",
@@ -110,10 +114,11 @@ def _check_gifts(source: str, gives: frozenset[Gift], *parts: tuple[Choice, Part
     }
     for choice, part in parts:
         if part.needs and part.needs not in gives:
+            ask = f"set {asked_with[part.needs]}, or " if part.needs in asked_with else ""
             raise ConfigError(
                 f"{choice.kind!r} does not go with {source}",
                 why=lacks[part.needs],
-                fix=f"choose a kind that needs no {part.needs}, or other prompts (`recrl config schema`)",
+                fix=f"{ask}choose a kind that needs no {part.needs}, or other prompts (`recrl config schema`)",
             )
 
 

@@ -13,9 +13,10 @@ from typing import Any
 from recrl import recipe as recipes
 from recrl.config_help import KeyHelp, section_keys
 from recrl.config_help import table as table_of
+from recrl.config_layers import flat
 from recrl.generated_page import write_page
 from recrl.parts import Part, load_part
-from recrl.recipe import Recipe, flat
+from recrl.recipe import Recipe
 
 FAMILIES = {
     "rl.environment": "Environments",

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import UnionType
 from typing import Any, Literal, Union, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from recrl.errors import ConfigError, nearest
 
@@ -26,11 +26,21 @@ class Options(BaseModel):
 
 
 class Choice(BaseModel):
-    """A part as a config names it: its ``kind`` and, beside it, the options of that kind."""
+    """A part as a config names it: its ``kind`` and, beside it, the options of that kind; or the kind alone."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
     kind: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _kind_alone(cls, value: Any) -> Any:
+        """A kind without options may stand alone, as in ``signal = "listwise"``."""
+        if isinstance(value, str):
+            return {"kind": value}
+        if not isinstance(value, dict | Choice):
+            raise ValueError('a part is its kind, as in "listwise" or {kind = "listwise"}')
+        return value
 
     @property
     def given(self) -> dict[str, Any]:

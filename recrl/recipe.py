@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recrl.config_layers import merge, read_toml
+from recrl.config_layers import flat, merge, read_toml
 from recrl.errors import ConfigError, nearest
 
 FOLDER = Path(__file__).parent / "recipes"
@@ -50,6 +50,10 @@ def read(name: str, above: tuple[str, ...] = ()) -> Recipe:
         ConfigError: there is no such recipe, or recipes that vary each other in a circle.
     """
     path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
+    if not path.is_file() and name.endswith(".toml"):
+        raise ConfigError(
+            f"no recipe at {path}", why="there is no such file", fix="`recrl recipe list` shows the names"
+        )
     if not path.is_file():
         raise ConfigError(f"rl.recipe = {name!r}", why="there is no such recipe", fix=nearest(name, names()))
     if name in above:
@@ -64,14 +68,6 @@ def read(name: str, above: tuple[str, ...] = ()) -> Recipe:
     if words["base"]:
         values = merge(read(words["base"], (*above, name)).values, values)
     return Recipe(path.stem, str(path), " ".join(words["about"].split()), words["source"], words["base"], values)
-
-
-def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """``{"rl.lr": 1e-5, ...}``: every key of nested values."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return found
 
 
 def difference(left: Recipe, right: Recipe) -> list[tuple[str, Any, Any]]:

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from recrl.backends.decoder_policy import DecoderPolicy
 from recrl.backends.engines import ENGINES
 from recrl.backends.ranks import ALONE, Ranks, join
-from recrl.baselines import BASELINES
+from recrl.baselines import BASELINES, RECALLERS
 from recrl.baselines.pools import Retriever
 from recrl.config import RunConfig
 from recrl.data import dataset as datasets
@@ -66,13 +66,16 @@ class RunData:
     ranks: Ranks = ALONE
 
 
-def load_data(config: RunConfig) -> tuple[Dataset, SidIndex]:
+def load_data(config: RunConfig, dataset: Dataset | None = None) -> tuple[Dataset, SidIndex]:
     """The data set and its SIDs, checked against each other.
+
+    Args:
+        dataset: of ``data.path``, where it has been read already.
 
     Raises:
         UserError: the SIDs belong to another data set.
     """
-    dataset = datasets.load(config.data.path)
+    dataset = datasets.load(config.data.path) if dataset is None else dataset
     index = sid_codes.load(config.sid.path)
     bound = index.meta.get("dataset")
     if bound != dataset.meta["fingerprint"]:
@@ -192,7 +195,7 @@ def make_memory(config: RunConfig, dataset: Dataset, trie: Trie) -> Memory:
     """What the policy remembers, fitted on the training sequences.
 
     Raises:
-        UserError: there is nothing to fit on, or the scorer's scores are not sparse.
+        UserError: there is nothing to fit on.
     """
     if not len(dataset.train):
         raise UserError(
@@ -200,14 +203,8 @@ def make_memory(config: RunConfig, dataset: Dataset, trie: Trie) -> Memory:
             why="the data set has no training sequences to fit a memory on",
             fix="set it to 0, or prepare data with a train split",
         )
-    part, options = resolve(BASELINES, config.memory.scorer, where="memory.scorer")
+    part, options = resolve(RECALLERS, config.memory.scorer, where="memory.scorer")
     scorer = part.run(dataset.train, dataset.catalog, options)
-    if not hasattr(scorer, "evidence"):
-        raise UserError(
-            f"memory.scorer.kind = {config.memory.scorer.kind!r}",
-            why="it scores every item, and a memory keeps the few that a history speaks for",
-            fix="choose hybrid_knn, item_knn or text_knn",
-        )
     counts = training_counts(dataset.train, len(dataset.catalog))
     size = min(config.memory.size, len(dataset.catalog))
     memory = Memory(scorer, counts, trie.canonical, size, exclude_history=config.eval.exclude_history)
@@ -270,16 +267,19 @@ def _policy_options(config: RunConfig, world: RunData, folder: Path | None = Non
     }
 
 
-def load_run_data(config: RunConfig, folder: Path, *, titles: bool = False) -> tuple[RunData, DecoderPolicy]:
+def load_run_data(
+    config: RunConfig, folder: Path, *, titles: bool = False, dataset: Dataset | None = None
+) -> tuple[RunData, DecoderPolicy]:
     """A trained model folder with the data and SIDs of its run; the model is in evaluation mode.
 
     Args:
         titles: whether titles are responses too.
+        dataset: of ``data.path``, where it has been read already.
 
     Raises:
         UserError: the model learned other SIDs.
     """
-    dataset, index = load_data(config)
+    dataset, index = load_data(config, dataset)
     about, tokenizer = read_folder(folder)
     learned = getattr(about, SIDS_KEY, index.fingerprint)  # a folder from elsewhere does not say
     if learned != index.fingerprint:

@@ -12,6 +12,9 @@ from recrl.config import RunConfig, check
 from recrl.config_layers import merge
 from recrl.data import dataset as datasets
 from recrl.data.prepare import prepare
+from recrl.evaluation.evaluate import Evaluation
+from recrl.evaluation.results import EvaluationResult
+from recrl.evaluation.subjects import Subject
 from recrl.sids import codes
 from recrl.sids.codes import with_suffixes
 
@@ -49,6 +52,11 @@ def run_config(world: Path, runs: Path, **sections: Any) -> RunConfig:
         "eval": {"beam_width": 20, "valid_beam_width": 10, "valid_examples": 40},
     }
     return check(merge(values, sections), "test")
+
+
+def evaluated(subject: Subject, folder: Path) -> list[EvaluationResult]:
+    """One model on test, as its own config says, without baselines."""
+    return Evaluation.make(subject.config, "test", folder).model(subject)
 
 
 def silent(step: int, steps: int, values: dict[str, float]) -> None:

@@ -98,3 +98,7 @@ def test_every_entry_of_every_table_loads(place: str):
         part = load_part(table, kind, where=attribute)
         assert issubclass(part.options, Options)
         assert callable(part.run)
+
+
+def test_a_kind_may_stand_alone():
+    assert Choice.model_validate("toy") == Choice(kind="toy")

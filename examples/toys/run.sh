@@ -9,8 +9,8 @@ data=${DATA:-../shared/data/amazon14}
 [ $# -gt 0 ] || set -- toys
 
 for name in "$@"; do
-  if [ ! -f "examples/$name/$name.toml" ]; then
-    echo "$name: there is no examples/$name/$name.toml; the names are toys and beauty" >&2
+  if [ "$name" != toys ] && [ "$name" != beauty ]; then
+    echo "$name: the names are toys and beauty" >&2
     exit 2
   fi
   if [ ! -d "$data/$name" ]; then

@@ -24,6 +24,9 @@ BASELINES = {
     "sasrec": "recrl.baselines.sasrec:SASREC",
 }
 
+RECALLERS = {kind: BASELINES[kind] for kind in ("item_knn", "text_knn", "hybrid_knn")}
+"""Those whose scores are sparse, so that a memory can keep the few items that a history speaks for."""
+
 COMPARED = ("popularity", "item_knn", "hybrid_knn")
 """Those that stand in every table; the others are asked for by name."""
 

@@ -25,6 +25,7 @@ from recrl.baselines.text_knn import TextKnn, TextKnnOptions
 from recrl.data.dataset import Catalog, Sequences
 from recrl.data.frequency import membership
 from recrl.data.ragged import Ragged
+from recrl.data.rows import chunks
 from recrl.errors import DataError
 from recrl.parts import Options, Part
 from recrl.seeding import generator
@@ -34,6 +35,7 @@ Kind = TypeVar("Kind", bound=Options)
 GRID = (0.0, 0.1, 0.2, 0.4, 0.6, 0.8, 1.2, 1.6, 2.4, 3.2)
 """Weights that "auto" compares."""
 K = 10
+SEQUENCES_AT_ONCE = 512
 
 
 TextWeight = Annotated[float, Field(ge=0)]
@@ -111,9 +113,13 @@ def _best_weight(hybrid: HybridKnn, train: Sequences, options: HybridKnnOptions)
     own = train.select(np.sort(drawn))
     end = own.items.lengths
     histories, targets = own.items.cut(np.zeros_like(end), end - 1), own.items.cut(end - 1, end).values
-    evidence = hybrid.evidence(histories, own)
-    gains = [_ndcg((evidence.together + weight * evidence.text).tocsr(), histories, targets) for weight in GRID]
-    chosen = int(np.argmax(gains))
+    parts = []
+    for rows in (np.arange(len(own))[one] for one in chunks(len(own), SEQUENCES_AT_ONCE)):
+        some, wanted = histories.select(rows), targets[rows]
+        evidence = hybrid.evidence(some, own.select(rows))
+        parts.append([_ndcg((evidence.together + weight * evidence.text).tocsr(), some, wanted) for weight in GRID])
+    gains = np.concatenate(parts, axis=1).mean(axis=1)
+    chosen = int(gains.argmax())
     logger.info(
         "hybrid_knn: text_weight = %s, NDCG@%d %.4f on the ends of %d training sequences (%.4f without text)",
         *(GRID[chosen], K, gains[chosen], len(own), gains[0]),
@@ -121,8 +127,8 @@ def _best_weight(hybrid: HybridKnn, train: Sequences, options: HybridKnnOptions)
     return GRID[chosen]
 
 
-def _ndcg(scores: sparse.csr_matrix, histories: Ragged, targets: NDArray[np.int32]) -> float:
-    """Mean NDCG@K of one target a row; other items of the history are left out, and a score of 0 is no hit."""
+def _ndcg(scores: sparse.csr_matrix, histories: Ragged, targets: NDArray[np.int32]) -> NDArray[np.float64]:
+    """[U] NDCG@K of one target a row; other items of the history are left out, and a score of 0 is no hit."""
     rows = np.arange(len(targets))
     own = np.asarray(scores[rows, targets]).ravel()
     row = np.repeat(rows, np.diff(scores.indptr))
@@ -130,7 +136,7 @@ def _ndcg(scores: sparse.csr_matrix, histories: Ragged, targets: NDArray[np.int3
     known = scores.multiply(membership(histories, scores.shape[1])).tocsr()
     row = np.repeat(rows, np.diff(known.indptr))
     rank = above - np.bincount(row[known.data > own[row]], minlength=len(rows))
-    return float(np.where((own > 0) & (rank < K), 1 / np.log2(rank + 2), 0).mean())
+    return np.where((own > 0) & (rank < K), 1 / np.log2(rank + 2), 0)
 
 
 HYBRID_KNN = Part(HybridKnnOptions, fit, source="item-kNN and cosine of TF-IDF vectors")

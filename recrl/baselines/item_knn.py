@@ -22,6 +22,8 @@ from recrl.data.frequency import own_counts, training_counts
 from recrl.data.ragged import Ragged
 from recrl.parts import Options, Part
 
+INTERACTIONS_AT_ONCE = 1 << 20
+"""Counted together: their pairs take half a GiB before those that repeat are added up."""
 ROUNDING = 1e-6
 """Share of a history's largest score, its own counts among it, below which a score is the rounding of a difference."""
 
@@ -107,10 +109,22 @@ def recency_weights(histories: Ragged, num_recent: int, num_items: int) -> spars
 def fit(train: Sequences, catalog: Catalog, options: ItemKnnOptions) -> ItemKnn:
     """Count co-occurrences in the training sequences and normalise them; memory grows with the pairs, not N * N."""
     counts = training_counts(train, len(catalog))
-    _, first, second, weight = _both_ways(train, options)
-    together = sparse.csr_matrix((weight, (first, second)), shape=(len(catalog), len(catalog)))
-    scale = sparse.diags(_scale(counts, options.shrinkage))
-    return ItemKnn((scale @ together @ scale).tocsr().astype(np.float32), counts, options)
+    together = sparse.csr_matrix((len(catalog), len(catalog)))
+    for rows in _blocks(train):
+        _, first, second, weight = _both_ways(train.select(rows), options)
+        together = together + sparse.csr_matrix((weight, (first, second)), shape=together.shape)
+    scale = _scale(counts, options.shrinkage)
+    together.data *= np.repeat(scale, np.diff(together.indptr))  # in place: as matrices both would be copies of it
+    together.data *= scale[together.indices]
+    similarity = (together.data.astype(np.float32), together.indices, together.indptr)
+    return ItemKnn(sparse.csr_matrix(similarity, shape=together.shape), counts, options)
+
+
+def _blocks(train: Sequences) -> list[NDArray[np.int64]]:
+    """The sequences in order, so many at once that they hold about ``INTERACTIONS_AT_ONCE`` items."""
+    offsets = train.items.offsets
+    ends = np.searchsorted(offsets, np.arange(INTERACTIONS_AT_ONCE, offsets[-1], INTERACTIONS_AT_ONCE))
+    return np.split(np.arange(len(train)), np.unique(ends))
 
 
 def _scale(counts: NDArray[np.int64] | NDArray[np.float64], shrinkage: float) -> NDArray[np.float64]:

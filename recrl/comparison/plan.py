@@ -19,11 +19,11 @@ from typing import Any, cast
 from recrl import config as configs
 from recrl import recipe as recipes
 from recrl.config import RunConfig
-from recrl.config_layers import merge, override, read_toml
+from recrl.config_layers import flat, merge, override, read_toml
 from recrl.errors import ConfigError, UserError
 from recrl.method import Method
 from recrl.parts import resolve
-from recrl.recipe import Recipe, flat
+from recrl.recipe import Recipe
 from recrl.rollout import ROLLOUTS
 from recrl.rollout.base import RolloutOptions
 from recrl.store import checkpoint

@@ -9,17 +9,32 @@ from typing import Any
 
 from recrl.atomic import write_text
 from recrl.comparison.plan import Plan
+from recrl.config_layers import changes, flat
 from recrl.errors import DataError, UserError
-from recrl.recipe import flat
 
 NAME = "plan.json"
 
 
 def settle(plan: Plan) -> None:
-    """Keep the plan, or hold it against the one that is kept. Runs may be added to that one.
+    """Keep the plan, where it fits what the folder holds.
 
     Raises:
-        UserError: the folder holds another plan's runs or something else, or can't be written.
+        UserError: as ``check``, or the folder can't be written.
+        DataError: what is kept is broken.
+    """
+    path, wanted = plan.folder / NAME, check(plan)
+    try:
+        plan.folder.mkdir(parents=True, exist_ok=True)
+        write_text(path, json.dumps(wanted, indent=1) + "\n")
+    except OSError as error:
+        raise UserError(f"can't write {path}", why=error.strerror or str(error), fix="choose another --out") from None
+
+
+def check(plan: Plan) -> dict[str, Any]:
+    """The plan as its file has it, held against the one that is kept; runs may be added to that one.
+
+    Raises:
+        UserError: the folder holds another plan's runs or something else.
         DataError: what is kept is broken.
     """
     path, wanted = plan.folder / NAME, _as_json(plan)
@@ -27,11 +42,7 @@ def settle(plan: Plan) -> None:
         _check_same(path, wanted)
     elif plan.folder.is_dir() and any(plan.folder.iterdir()):
         raise UserError(f"{plan.folder} holds something else", why=f"it has no {NAME}", fix="choose another --out")
-    try:
-        plan.folder.mkdir(parents=True, exist_ok=True)
-        write_text(path, json.dumps(wanted, indent=1) + "\n")
-    except OSError as error:
-        raise UserError(f"can't write {path}", why=error.strerror or str(error), fix="choose another --out") from None
+    return wanted
 
 
 def _as_json(plan: Plan) -> dict[str, Any]:
@@ -50,18 +61,25 @@ def _as_json(plan: Plan) -> dict[str, Any]:
 
 def _check_same(path: Path, wanted: dict[str, Any]) -> None:
     try:
-        before = flat(json.loads(path.read_text()))
-    except (ValueError, AttributeError) as error:
+        kept = json.loads(path.read_text())
+        runs = kept.pop("runs")
+        before = flat(kept)
+        of_runs = {name: flat(run) for name, run in runs.items()}
+    except (ValueError, AttributeError, KeyError, TypeError) as error:
         raise DataError(f"{path} is broken", why=str(error), fix="choose another --out") from None
-    now = flat(wanted)
-    changed = [key for key in before if before[key] != now.get(key)]
-    if not changed:
-        return
-    key = changed[0]
-    after = repr(now[key]) if key in now else "not planned"
-    more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
-    raise UserError(
-        f"{path.parent} was begun with another plan",
-        why=f"{key} was {before[key]!r} and is {after}{more}; its runs would not be compared like with like",
-        fix="undo the change, or choose another --out; recipes and seeds may be added",
-    )
+    now = flat({key: value for key, value in wanted.items() if key != "runs"})
+    said = changes(before, now)
+    for name, run in of_runs.items():  # the same key of many runs is one change
+        if not said:
+            planned = wanted["runs"].get(name)
+            said = f"{name} is not planned" if planned is None else _of(name, changes(run, flat(planned)))
+    if said:
+        raise UserError(
+            f"{path.parent} was begun with another plan",
+            why=f"{said}; its runs would not be compared like with like",
+            fix="undo the change, or choose another --out; recipes and seeds may be added",
+        )
+
+
+def _of(run: str, said: str) -> str:
+    return f"in {run}, {said}" if said else ""

@@ -15,9 +15,9 @@ from recrl.comparison.page import page
 from recrl.comparison.plan import Plan, PlannedRun
 from recrl.comparison.records import is_finished
 from recrl.comparison.summarize import START, summarize
-from recrl.data import dataset as datasets
 from recrl.errors import UserError
-from recrl.evaluation.evaluate import Subject, evaluate_baselines, evaluate_model, protocols, subjects
+from recrl.evaluation.evaluate import Evaluation
+from recrl.evaluation.subjects import Subject, subjects
 from recrl.processes import started_together
 from recrl.training.rl import train_rl
 from recrl.training.stage import Report
@@ -42,16 +42,16 @@ def run_comparison(
             "a comparison runs in one process", why="it trains and evaluates run after run", fix="start it alone"
         )
     plan_file.settle(plan)
-    dataset, evaluation = datasets.load(plan.base.data.path), plan.folder / "evaluation"
-    splits = [protocol.name for protocol in protocols(dataset, plan.split)]
+    evaluation = Evaluation.make(plan.base, plan.split, plan.folder / "evaluation")
+    splits = [one.name for one in evaluation.sets]
 
     def evaluated(name: str) -> bool:
-        return all((evaluation / f"{name}-{split}.json").is_file() for split in splits)
+        return all((evaluation.folder / f"{name}-{split}.json").is_file() for split in splits)
 
     if not evaluated(START):
         say(f"baselines and start on {plan.split}: {plan.start}")
-        evaluate_baselines(dataset, plan.base, plan.split, evaluation)
-        evaluate_model(Subject(START, plan.start, plan.base), plan.split, evaluation)
+        evaluation.baselines()
+        evaluation.model(Subject(START, plan.start, plan.base))
     for number, run in enumerate(plan.runs, 1):
         if not is_finished(_stage(run)):
             say(f"{number}/{len(plan.runs)} {run.name}: {run.rollouts:,} rollouts, {run.responses:,} responses")
@@ -59,7 +59,7 @@ def run_comparison(
                 train_rl(run.config, report, resume=True)
         if not evaluated(run.name):
             say(f"{number}/{len(plan.runs)} {run.name} on {plan.split}")
-            evaluate_model(replace(subjects(_stage(run))[0], name=run.name), plan.split, evaluation)
+            evaluation.model(replace(subjects(_stage(run))[0], name=run.name))
             done = [one for one in plan.runs if is_finished(_stage(one)) and evaluated(one.name)]
             if len(done) < len(plan.runs):
                 write_pages(plan.folder, summarize(plan, done, splits))

@@ -6,8 +6,8 @@ Letters: B prompts, G responses a prompt, I items of a response.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from torch import Tensor
@@ -67,6 +67,7 @@ class Environment(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class EnvironmentPart(Part):
-    """An environment, and what it gives under some options."""
+    """An environment, what it gives under some options, and which option makes it give more."""
 
     gives: Callable[[Any], frozenset[Gift]]
+    asked_with: Mapping[Gift, str] = field(default_factory=dict)

@@ -213,4 +213,10 @@ def gives(options: MarketEnvironmentOptions) -> frozenset[Gift]:
     return frozenset({"feedback", "targets"}) if options.reveal_next else frozenset({"feedback"})
 
 
-MARKET = EnvironmentPart(MarketEnvironmentOptions, MarketEnvironment, "recrl's own marketplace", gives=gives)
+MARKET = EnvironmentPart(
+    MarketEnvironmentOptions,
+    MarketEnvironment,
+    "recrl's own marketplace",
+    gives=gives,
+    asked_with={"targets": "rl.environment.reveal_next = true"},
+)

@@ -16,8 +16,8 @@ from recrl.backends.decoder_policy import DecoderPolicy
 from recrl.data.dataset import Examples
 from recrl.data.ragged import Ragged
 from recrl.errors import UserError
-from recrl.evaluation.evaluate import Subject
 from recrl.evaluation.recommend import check_k, ranked_new
+from recrl.evaluation.subjects import Subject
 from recrl.ranking.rank import Ranking
 from recrl.run_data import RunData, load_run_data
 

@@ -11,52 +11,36 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from recrl import config as configs
 from recrl.backends.decoder_policy import DecoderPolicy
 from recrl.baselines import BASELINES, COMPARED, pools, recommend
 from recrl.config import RunConfig
 from recrl.data import dataset as datasets
-from recrl.data.categories import category_codes
 from recrl.data.dataset import Dataset, Examples
-from recrl.data.frequency import cold_items, dataset_counts
 from recrl.data.optimum import optimum
-from recrl.errors import DataError, UserError
-from recrl.evaluation import diversity, metrics
+from recrl.errors import UserError
+from recrl.evaluation import metrics
+from recrl.evaluation.measures import Measures
 from recrl.evaluation.metrics import PerUser
-from recrl.evaluation.results import ALONE, NEW, EvaluationResult, Metric, forget, measured, save_result, table_order
+from recrl.evaluation.results import ALONE, NEW, EvaluationResult, Metric, forget, save_result, table_order
+from recrl.evaluation.subjects import Subject, run_folder, side_by_side
 from recrl.parts import Choice, resolve
-from recrl.processes import own_rank, started_together
+from recrl.processes import own_rank
 from recrl.prompts.writer import LABELS, Prompts
 from recrl.ranking.lists import Lists, named_alike
 from recrl.ranking.rank import PromptTable, Ranking, length_batches
 from recrl.run_data import RunData, load_run_data
-from recrl.sids import codes as sid_codes
-from recrl.sids.encoders.tfidf_svd import text_embedding
-from recrl.store import checkpoint
 
 logger = logging.getLogger(__name__)
-STAGES = ("sft", "rl")
-LIST_K = 10
-"""The list that diversity is measured on."""
 
 
 @dataclass(frozen=True)
-class Subject:
-    """A model to evaluate: what the table calls it, its Hugging Face folder, and the config of its run."""
-
-    name: str
-    model: Path
-    config: RunConfig
-
-
-@dataclass(frozen=True)
-class Protocol:
+class EvalSet:
     """What every recommender is measured on.
 
     Attributes:
@@ -70,255 +54,171 @@ class Protocol:
     rows: NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class Measures:
-    """What metrics need of a data set, computed once."""
-
-    ks: tuple[int, ...]
-    categories: NDArray[np.int32]
-    embedding: NDArray[np.float32] | None
-    """Of the items' text; None where they have none, and ILD is left out."""
-    cold: NDArray[np.bool_]
-    cold_denominator: Literal["cold", "all"]
-    codes: NDArray[np.int32]
-    seed: int
-    bootstrap: int
-
-    @classmethod
-    def make(cls, dataset: Dataset, config: RunConfig) -> Measures:
-        catalog = dataset.catalog
-        counts = dataset_counts(dataset)
-        return cls(
-            config.eval.k,
-            category_codes(catalog.categories),
-            _text_embedding(dataset, config.run.seed),
-            cold_items(counts, catalog.item_ids, fraction=config.eval.cold_fraction, seed=config.run.seed),
-            config.eval.cold_denominator,
-            sid_codes.load(config.sid.path).codes,
-            config.run.seed,
-            config.eval.bootstrap,
-        )
-
-    @property
-    def level_scores(self) -> tuple[float, ...]:
-        """Credit of a partial hit: 1, 10, 100 for one, two, three equal leading codes (papers.md D-2 times 100)."""
-        return tuple(10.0**level for level in range(self.codes.shape[1]))
-
-    @property
-    def list_k(self) -> int:
-        return min(LIST_K, max(self.ks))
-
-    def per_user(self, items: NDArray[Any], examples: Examples) -> dict[str, PerUser]:
-        """[U] numbers of every metric that is a mean over users; ``items`` is [U, K]."""
-        targets = examples.targets
-        single = bool((targets.lengths == 1).all())
-        values: dict[str, PerUser] = {}
-        for k in self.ks:
-            values[f"{'hr' if single else 'pass'}@{k}"] = metrics.pass_at(items, targets, k)
-            if not single:
-                values[f"recall@{k}"] = metrics.recall_at(items, targets, k)
-                values[f"position1_pass@{k}"] = metrics.position1_pass_at(items, targets, k)
-                values[f"partial_hit@{k}"] = metrics.partial_hit(items, targets, self.codes, k, self.level_scores)
-            values[f"ndcg@{k}"] = metrics.ndcg_at(items, targets, k)
-        k = self.list_k
-        values[f"cold_recall@{k}"] = diversity.cold_recall_at(
-            items, targets, self.cold, k, denominator=self.cold_denominator
-        )
-        if self.embedding is not None:
-            values[f"ild@{k}"] = diversity.ild_at(items, self.embedding, k)
-        values[f"legal_ratio@{k}"] = metrics.legal_ratio(items, k)
-        return values
-
-    def summary(self, items: NDArray[Any], values: dict[str, PerUser]) -> dict[str, Metric]:
-        """Means with intervals, and what is a property of all lists together."""
-        k = self.list_k
-        if self.bootstrap:
-            found = measured(values, seed=self.seed, num_resamples=self.bootstrap)
-        else:
-            means = {name: float(np.nanmean(value)) for name, value in values.items() if not np.isnan(value).all()}
-            found = {name: Metric(value=mean) for name, mean in means.items()}
-        if (self.categories >= 0).any():
-            entropy = diversity.entropy_at(items, self.categories, k)
-            if not np.isnan(entropy.pooled_nats):
-                found[f"entropy_bits@{k}"] = Metric(value=entropy.pooled_bits)
-                found[f"entropy_nats@{k}"] = Metric(value=entropy.pooled_nats)
-        found[f"coverage@{k}"] = Metric(value=diversity.coverage_at(items, len(self.categories), k))
-        return found
-
-
-def _text_embedding(dataset: Dataset, seed: int) -> NDArray[np.float32] | None:
-    try:
-        return text_embedding(dataset.catalog, dataset.train, seed)
-    except DataError as error:
-        logger.warning("no ILD: %s", error.found)
-        return None
-
-
-def subjects(path: Path) -> list[Subject]:
-    """The models that a path names: a run (its best SFT and RL), a stage (its best), or one checkpoint.
-
-    Raises:
-        UserError: it names none.
-    """
-    if (path / "model" / "config.json").is_file():
-        stage = path.resolve().parent.parent
-        return [_subject(stage, checkpoint.read(path), f"{stage.name}-{path.resolve().name}")]
-    if (path / "checkpoints").is_dir():
-        return [_subject(path, checkpoint.best(path), path.name)]
-    found = [stage for stage in STAGES if (path / stage / "checkpoints").is_dir()]
-    if not found:
-        raise UserError(
-            f"nothing to evaluate at {path}",
-            why="it is no run, stage or checkpoint folder",
-            fix="name a folder such as runs/NAME, runs/NAME/sft or runs/NAME/rl/checkpoints/step-000100",
-        )
-    return [_subject(path / stage, checkpoint.best(path / stage), stage) for stage in found]
-
-
-def _subject(stage: Path, found: checkpoint.Checkpoint, name: str) -> Subject:
-    return Subject(name, found.model, as_started(configs.load(stage / "config.toml")))
-
-
-def as_started(config: RunConfig) -> RunConfig:
-    """The config on the processes that are here: those that training shared one model out over need not be."""
-    processes = started_together()
-    if processes > 1 and processes % config.backend.tensor_parallel == 0:
-        return config
-    backend = config.backend.model_copy(update={"engine": "torch", "tensor_parallel": 1})
-    return config.model_copy(update={"backend": backend})
-
-
-def protocols(dataset: Dataset, split: str) -> list[Protocol]:
+def eval_sets(dataset: Dataset, split: str) -> list[EvalSet]:
     """One for plain splits; one a task where the split holds several."""
     examples = dataset.split(split)
     if not len(examples):
         raise UserError(f"the split {split} is empty", why="there is nothing to evaluate", fix="choose another split")
     tasks = sorted(set(examples.tasks))
     if len(tasks) == 1:
-        return [Protocol(split, examples, np.arange(len(examples)))]
+        return [EvalSet(split, examples, np.arange(len(examples)))]
     of = np.array(examples.tasks)
     rows = {task: np.flatnonzero(of == task) for task in tasks}
-    return [Protocol(f"{split}.{task}", examples.select(rows[task]), rows[task]) for task in tasks]
+    return [EvalSet(f"{split}.{task}", examples.select(rows[task]), rows[task]) for task in tasks]
 
 
-def evaluate_model(subject: Subject, split: str, folder: Path) -> list[EvaluationResult]:
-    """Evaluate one model on every task of a split and write the results below ``folder``.
+@dataclass(frozen=True)
+class Evaluation:
+    """One split of one data set, measured in one way for every recommender.
 
-    A model with a memory is measured once more without it, in rows named ``NAME-alone``. What bears the plain name is
-    written last: where it is, the others are. Earlier results of the same name and task give way first.
+    Attributes:
+        exclude_history: whether lists without the items of the history are measured too.
+        folder: where results are kept.
     """
-    world, policy = load_run_data(subject.config, subject.model)
-    measures = Measures.make(world.dataset, subject.config)
-    width, lists = subject.config.eval.beam_width, Lists.of(subject.config)
-    results: list[EvaluationResult] = []
-    for protocol in protocols(world.dataset, split):
+
+    dataset: Dataset
+    sets: list[EvalSet]
+    measures: Measures
+    exclude_history: bool
+    folder: Path
+
+    @classmethod
+    def make(cls, config: RunConfig, split: str, folder: Path) -> Evaluation:
+        """Of the config's data, as its ``[eval]`` says.
+
+        Raises:
+            UserError: the split is empty, or data or SIDs can't be read.
+        """
+        dataset = datasets.load(config.data.path)
+        measures = Measures.make(dataset, config)
+        return cls(dataset, eval_sets(dataset, split), measures, config.eval.exclude_history, folder)
+
+    def model(self, subject: Subject) -> list[EvaluationResult]:
+        """Evaluate one model on every set and write the results.
+
+        A model with a memory is measured once more without it, in rows named ``NAME-alone``. What bears the plain name
+        is written last: where it is, the others are. Earlier results of the same name and set give way first.
+        """
+        world, policy = load_run_data(subject.config, subject.model, dataset=self.dataset)
+        memory = subject.config.memory.weight
+        results: list[EvaluationResult] = []
+        for over in self.sets:
+            forget(self.folder, subject.name, over.name)
+            about: dict[str, Any] = {"kind": "model", "checkpoint": str(subject.model.parent)}
+            about |= {"memory": memory} if memory else {}
+            if (over.examples.labels >= 0).all():
+                results += self._labels(subject, over, world, policy, about)
+            else:
+                results += self._lists(subject, over, world, policy, about)
+        return results
+
+    def _labels(
+        self, subject: Subject, over: EvalSet, world: RunData, policy: DecoderPolicy, about: dict[str, Any]
+    ) -> list[EvaluationResult]:
         begin = time.perf_counter()
-        forget(folder, subject.name, protocol.name)
-        about: dict[str, Any] = {"kind": "model", "checkpoint": str(subject.model.parent), **lists.about(width)}
-        if (protocol.examples.labels >= 0).all():
-            auc = metrics.auc(label_scores(policy, world, protocol.examples), protocol.examples.labels)
-            result = _result(subject.name, protocol, begin, {"auc": Metric(value=auc)}, about)
-            save_result(result, folder, examples=protocol.rows)
-            results.append(result)
-            continue
-        prompts = lists.prompts(world.writer, protocol.examples)
-        protocol = replace(protocol, examples=named_alike(protocol.examples, world.trie))
-        bound = _pool_recall(prompts, protocol)
-        exclude = subject.config.eval.exclude_history
+        auc = metrics.auc(label_scores(policy, world, over.examples), over.examples.labels)
+        about = about | Lists.of(subject.config).about(subject.config.eval.beam_width)
+        result = _result(subject.name, over, begin, {"auc": Metric(value=auc)}, about)
+        save_result(result, self.folder, examples=over.rows)
+        return [result]
+
+    def _lists(
+        self, subject: Subject, over: EvalSet, world: RunData, policy: DecoderPolicy, about: dict[str, Any]
+    ) -> list[EvaluationResult]:
+        begin = time.perf_counter()
+        width, lists = subject.config.eval.beam_width, Lists.of(subject.config)
+        prompts = lists.prompts(world.writer, over.examples)
+        over = replace(over, examples=named_alike(over.examples, world.trie))
+        about = about | lists.about(width)
+        bound = _pool_recall(prompts, over)
         asked = {subject.name: prompts}
         if prompts.recalled is not None:
             asked[subject.name + ALONE] = replace(prompts, recalled=None)
-        place = len(results)
+        results: list[EvaluationResult] = []
         for name, ways in reversed(asked.items()):
             ranking = lists.rank(policy, world.trie, ways, width, width, world.ranks)
-            found = _ranked(name, ranking, protocol, measures, begin, about, folder, exclude=exclude, bound=bound)
-            results[place:place] = found
+            said = about if ways is prompts else {key: value for key, value in about.items() if key != "memory"}
+            results = self._ranked(name, ranking, over, begin, said, bound) + results
             begin = time.perf_counter()
-    return results
+        return results
+
+    def baselines(self) -> list[EvaluationResult]:
+        """Popularity, item-kNN and, where it is known, the optimum: on the same examples, with the same metrics."""
+        results: list[EvaluationResult] = []
+        for over in self.sets:
+            if (over.examples.labels >= 0).any() or not len(self.dataset.train):
+                continue
+            for name in COMPARED:
+                results += self._baseline(name, over)
+            if self.dataset.meta.get("format") == "synthetic" and self.dataset.meta.get("split") == "leave-one-out":
+                results.append(self._optimum(over))
+        return results
+
+    def _baseline(self, name: str, over: EvalSet) -> list[EvaluationResult]:
+        begin = time.perf_counter()
+        part, options = resolve(BASELINES, Choice(kind=name), where="baseline")
+        scorer = part.run(self.dataset.train, self.dataset.catalog, options)
+        longest = int(over.examples.history.lengths.max(initial=0)) if self.exclude_history else 0
+        wide = min(max(self.measures.ks) + longest, len(self.dataset.catalog))
+        items = recommend(scorer, over.examples.history, wide).astype(np.int64)
+        ranking = Ranking(items, np.zeros(items.shape, np.float32))
+        return self._ranked(name, ranking, over, begin, {"kind": "baseline"}, {})
+
+    def _ranked(
+        self,
+        name: str,
+        ranking: Ranking,
+        over: EvalSet,
+        begin: float,
+        about: dict[str, Any],
+        bound: dict[str, PerUser],
+    ) -> list[EvaluationResult]:
+        """Measure and save a recommender's lists, and where it is wanted those without the items of the history.
+
+        Args:
+            bound: [U] what limits every list, reported beside the metrics.
+        """
+        lists = {name: ranking}
+        if self.exclude_history:
+            lists[name + NEW] = ranking.without(over.examples.history)
+        results: list[EvaluationResult] = []
+        for called, found in reversed(lists.items()):
+            items = found.first(max(self.measures.ks)).items
+            values = self.measures.per_user(items, over.examples) | bound
+            result = _result(called, over, begin, self.measures.summary(items, values), about)
+            save_result(result, self.folder, per_user=values, examples=over.rows)
+            results.insert(0, result)
+        return results
+
+    def _optimum(self, over: EvalSet) -> EvaluationResult:
+        begin = time.perf_counter()
+        expected = optimum(self.dataset.meta, over.examples, self.measures.ks)["expected"]
+        found = {name: Metric(value=value) for name, value in expected.items()}
+        result = _result("optimum", over, begin, found, {"kind": "optimum"})
+        save_result(result, self.folder)
+        return result
 
 
-def _pool_recall(prompts: Prompts, protocol: Protocol) -> dict[str, PerUser]:
+def _pool_recall(prompts: Prompts, over: EvalSet) -> dict[str, PerUser]:
     """Share of every user's targets that are among the candidates: what no list can do better than; {} without any."""
     if prompts.pool is None or not prompts.pool.lengths.any():
         return {}
-    values = pools.recall(prompts.pool, protocol.examples.targets)
-    logger.info("%s: %.1f %% of the targets are among the candidates", protocol.name, 100 * np.nanmean(values))
+    values = pools.recall(prompts.pool, over.examples.targets)
+    logger.info("%s: %.1f %% of the targets are among the candidates", over.name, 100 * np.nanmean(values))
     return {"pool_recall": values}
 
 
-def _ranked(
-    name: str,
-    ranking: Ranking,
-    protocol: Protocol,
-    measures: Measures,
-    begin: float,
-    about: dict[str, Any],
-    folder: Path,
-    *,
-    exclude: bool,
-    bound: dict[str, PerUser],
-) -> list[EvaluationResult]:
-    """Measure and save a recommender's lists; with ``exclude`` also those without the items of the history.
-
-    Args:
-        bound: [U] what limits every list, reported beside the metrics.
-    """
-    lists = {name: ranking}
-    if exclude:
-        lists[name + NEW] = ranking.without(protocol.examples.history)
-    results: list[EvaluationResult] = []
-    for called, found in reversed(lists.items()):
-        items = found.first(max(measures.ks)).items
-        values = measures.per_user(items, protocol.examples) | bound
-        result = _result(called, protocol, begin, measures.summary(items, values), about)
-        save_result(result, folder, per_user=values, examples=protocol.rows)
-        results.insert(0, result)
-    return results
-
-
 def _result(
-    name: str, protocol: Protocol, begin: float, found: dict[str, Metric], about: dict[str, Any]
+    name: str, over: EvalSet, begin: float, found: dict[str, Metric], about: dict[str, Any]
 ) -> EvaluationResult:
     return EvaluationResult(
         name=name,
-        split=protocol.name,
-        num_examples=len(protocol.examples),
+        split=over.name,
+        num_examples=len(over.examples),
         seconds=round(time.perf_counter() - begin, 3),
         metrics=found,
         **about,
     )
-
-
-def evaluate_baselines(dataset: Dataset, config: RunConfig, split: str, folder: Path) -> list[EvaluationResult]:
-    """Popularity, item-kNN and, where it is known, the optimum: on the same examples, with the same metrics."""
-    measures = Measures.make(dataset, config)
-    results: list[EvaluationResult] = []
-    for protocol in protocols(dataset, split):
-        if (protocol.examples.labels >= 0).any() or not len(dataset.train):
-            continue
-        for name in COMPARED:
-            begin = time.perf_counter()
-            part, options = resolve(BASELINES, Choice(kind=name), where="baseline")
-            scorer = part.run(dataset.train, dataset.catalog, options)
-            exclude = config.eval.exclude_history
-            longest = int(protocol.examples.history.lengths.max(initial=0)) if exclude else 0
-            wide = min(max(measures.ks) + longest, len(dataset.catalog))
-            items = recommend(scorer, protocol.examples.history, wide).astype(np.int64)
-            ranking = Ranking(items, np.zeros(items.shape, np.float32))
-            about = {"kind": "baseline"}
-            results += _ranked(name, ranking, protocol, measures, begin, about, folder, exclude=exclude, bound={})
-        if dataset.meta.get("format") == "synthetic" and dataset.meta.get("split") == "leave-one-out":
-            results.append(_optimum(dataset, measures, protocol, folder))
-    return results
-
-
-def _optimum(dataset: Dataset, measures: Measures, protocol: Protocol, folder: Path) -> EvaluationResult:
-    begin = time.perf_counter()
-    expected = optimum(dataset.meta, protocol.examples, measures.ks)["expected"]
-    found = {name: Metric(value=value) for name, value in expected.items()}
-    result = _result("optimum", protocol, begin, found, {"kind": "optimum"})
-    save_result(result, folder)
-    return result
 
 
 @torch.no_grad()
@@ -335,45 +235,30 @@ def label_scores(policy: DecoderPolicy, world: RunData, examples: Examples) -> N
     return scores
 
 
-def evaluate(paths: list[Path], split: str, say: Callable[[str], None]) -> tuple[list[EvaluationResult], Path]:
-    """Evaluate everything that the paths name, with the baselines of the first one's data.
+def evaluate(
+    paths: list[Path], split: str, say: Callable[[str], None], overrides: tuple[str, ...] = ()
+) -> tuple[list[EvaluationResult], Path]:
+    """Evaluate everything that the paths name, with the baselines of their data.
+
+    Args:
+        overrides: ``section.key=value`` each, over every run's config.
 
     Returns:
-        The results, baselines first and a known optimum last, and the folder that holds them.
+        The results, baselines first and a known optimum last, and the folder that holds them: ``evaluation`` in that
+        of the first path's run.
 
     Raises:
-        UserError: a path names nothing, or the paths use different data.
+        UserError: a path names nothing, or what they name can't stand in one table.
     """
-    found = [subject for path in paths for subject in subjects(path)]
-    if len(paths) > 1:
-        names = [subject.name for subject in found]
-        found = [
-            Subject(f"{subject.config.run.name}-{subject.name}", subject.model, subject.config)
-            if names.count(subject.name) > 1
-            else subject
-            for subject in found
-        ]
-    first = found[0].config
-    for subject in found[1:]:
-        if subject.config.data.path.resolve() != first.data.path.resolve():
-            raise UserError(
-                f"{subject.model.parent} was trained on {subject.config.data.path}",
-                why=f"the others were on {first.data.path}, and a table compares like with like",
-                fix="evaluate them in separate calls",
-            )
-    called = [subject.name for subject in found]
-    if doubles := sorted({name for name in called if called.count(name) > 1}):
-        raise UserError(
-            f"two models would be called {doubles[0]}",
-            why="results are kept by run.name and stage, and one would replace the other's",
-            fix="evaluate them in separate calls",
-        )
-    folder = first.folder / "evaluation"
+    found = side_by_side(paths, overrides)
+    evaluation = Evaluation.make(found[0].config, split, run_folder(paths[0]) / "evaluation")
     results = []
     for subject in found:  # before the baselines: what can be wrong is wrong here, and then nothing is written
-        say(f"{subject.name} on {split}: {subject.model.parent}")
-        results += evaluate_model(subject, split, folder)
+        weight = subject.config.memory.weight
+        beside = f", beside a memory of weight {weight:g}" if weight else ""
+        say(f"{subject.name} on {split}: {subject.model.parent}{beside}")
+        results += evaluation.model(subject)
     if own_rank() == 0:  # they need no model
         say(f"baselines on {split}")
-        results += evaluate_baselines(datasets.load(first.data.path), first, split, folder)
-    return sorted(results, key=table_order), folder
+        results += evaluation.baselines()
+    return sorted(results, key=table_order), evaluation.folder

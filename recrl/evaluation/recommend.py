@@ -12,7 +12,7 @@ from recrl.config import RunConfig
 from recrl.data.dataset import Catalog, Examples
 from recrl.data.ragged import Ragged
 from recrl.errors import UserError, nearest
-from recrl.evaluation.evaluate import Subject, subjects
+from recrl.evaluation.subjects import Subject, subjects
 from recrl.ranking.lists import Lists, named_alike
 from recrl.ranking.rank import Ranking
 from recrl.run_data import RunData, load_run_data

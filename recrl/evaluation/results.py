@@ -6,7 +6,7 @@ checkpoints evaluated on the same users can be compared in pairs later, without 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 EXAMPLES_KEY = "examples"
 KIND_ORDER = ("baseline", "model", "optimum")
-NAME_ORDER = ("popularity", "item_knn", "hybrid_knn", "sft-alone", "sft", "rl-alone", "rl")
-"""Names in the order of a table; others follow by name."""
+NAME_ORDER = ("popularity", "item_knn", "hybrid_knn", "sft", "rl")
+"""Names in the order of a table; others follow by name. A model stands behind what it is without its memory."""
 NEW = "-new"
 """After the name of a recommender whose lists leave out what the history holds."""
 ALONE = "-alone"
@@ -75,6 +75,8 @@ class EvaluationResult(BaseModel):
     """Where the model was read from; "" where there is none."""
     split: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     num_examples: int = Field(ge=0)
+    memory: float | None = None
+    """Weight of the memory beside the model; None without one."""
     beam_width: int | None = None
     slate_size: int | None = None
     """Items of a slate, where a model's list is its slates one behind the other."""
@@ -260,24 +262,23 @@ def _width(text: str) -> int:
     return max(len(word) for word in (*text.split(), "\u00b10.0000"))
 
 
-def _blocks(widths: Sequence[int], room: int) -> Iterator[list[int]]:
-    """The places of consecutive columns that fit side by side, each with its border; one at least."""
-    block: list[int] = []
-    left = room
-    for place, width in enumerate(widths):
-        if block and width + 2 > left:
-            yield block
-            block, left = [], room
-        block.append(place)
-        left -= width + 2
-    if block:
-        yield block
+def _blocks(widths: Sequence[int], room: int) -> list[list[int]]:
+    """The places of consecutive columns that fit side by side, each with its border, in as few blocks as will do and
+    of like size; one at least.
+    """
+    for number in range(1, len(widths) + 1):
+        blocks = [part.tolist() for part in np.array_split(np.arange(len(widths)), number)]
+        if number == len(widths) or all(sum(widths[place] + 2 for place in block) <= room for block in blocks):
+            return blocks
+    return []
 
 
-def table_order(result: EvaluationResult) -> tuple[str, int, int, str]:
+def table_order(result: EvaluationResult) -> tuple[str, int, int, str, bool, str]:
+    """What results are sorted by."""
     name = result.name.removesuffix(NEW)
-    place = NAME_ORDER.index(name) if name in NAME_ORDER else len(NAME_ORDER)
-    return result.split, KIND_ORDER.index(result.kind), place, result.name
+    model = name.removesuffix(ALONE)
+    place = NAME_ORDER.index(model) if model in NAME_ORDER else len(NAME_ORDER)
+    return result.split, KIND_ORDER.index(result.kind), place, model, model == name, result.name
 
 
 def _metric(interval: Interval) -> Metric:

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+import tomllib
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 from recrl import __version__
 from recrl.atomic import write_text
 from recrl.config import RunConfig
+from recrl.config_layers import changes, flat
 from recrl.errors import UserError
 from recrl.processes import own_rank
 
@@ -113,11 +115,11 @@ class StageFolder:
         """
         texts = ((self.path / "config.toml").read_text(), config.to_toml())
         auto, chosen = 'dtype = "auto"\n', f'dtype = "{self._dtype}"\n'
-        saved, wanted = (self._asked(text).replace(auto, chosen) for text in texts)
+        saved, wanted = (flat(tomllib.loads(self._asked(text).replace(auto, chosen))) for text in texts)
         if saved != wanted:
             raise UserError(
                 f"{self.path} was started with another config",
-                why=f"a resumed run must be the same run; {_first_difference(saved, wanted)}",
+                why=f"a resumed run must be the same run; {changes(saved, wanted)}",
                 fix="undo the change, or start under another run.name",
             )
 
@@ -212,10 +214,3 @@ def _git_revision() -> str | None:
 def _is_whole(line: str) -> bool:
     """A line that a kill cut short is no JSON."""
     return line.endswith("}")
-
-
-def _first_difference(old: str, new: str) -> str:
-    for before, after in zip(old.splitlines(), new.splitlines(), strict=False):
-        if before != after:
-            return f"first difference: {before!r} then, {after!r} now"
-    return "one of them has more keys"

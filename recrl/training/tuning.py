@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -20,7 +19,7 @@ FILE = "memory_tuning.json"
 
 @dataclass(frozen=True)
 class Tried:
-    """One setting of ``[memory]`` and what validation says of it; weight 0 is the model alone, legal responses only."""
+    """One setting of ``[memory]`` and what validation says of it; weight 0 is the model as it is without a memory."""
 
     weight: float
     floor: float
@@ -44,17 +43,24 @@ def tune_memory(
     memory = config.memory.model_copy(update={"weight": max(weights)})
     config = config.model_copy(update={"memory": memory})
     world, policy = starting_point(config)
-    assert policy.memory is not None  # its weight is above 0
+    head = policy.memory
+    assert head is not None  # its weight is above 0
     validation = Validation.make(config, world)
     found = []
-    for weight, floor in itertools.product(weights, floors):
-        policy.memory.shape = replace(policy.memory.shape, weight=weight, floor=floor)
+    for weight, floor in settings(weights, floors):
+        head.shape = replace(head.shape, weight=weight, floor=floor)
+        policy.memory = head if weight else None
         values = validation.score(policy)
         found.append(Tried(weight, floor, values["valid/hr@10"], values["valid/ndcg@10"]))
         say(f"weight {weight:g}, floor {floor:g}: NDCG@10 {found[-1].ndcg_at_10:.4f}")
     if world.ranks.is_first:
         keep(config.folder / FILE, found)
     return found
+
+
+def settings(weights: Sequence[float], floors: Sequence[float]) -> list[tuple[float, float]]:
+    """Every weight with every floor; without a memory there is no floor, and one has to do."""
+    return [(weight, floor) for weight in weights for floor in (floors if weight else floors[:1])]
 
 
 def best(found: Sequence[Tried]) -> Tried:

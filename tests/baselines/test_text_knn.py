@@ -42,9 +42,32 @@ def test_large_catalogues_are_searched_cell_by_cell_and_find_most_neighbours(mon
     whole = fit(NOBODY, catalog, TextKnnOptions(neighbours=10)).similarity
     monkeypatch.setattr(text_knn, "EXACT_ITEMS", 100)
     monkeypatch.setattr(text_knn, "ITEMS_A_CELL", 30)
-    monkeypatch.setattr(text_knn, "CELLS_VISITED", 8)
+    monkeypatch.setattr(text_knn, "CELLS_VISITED", 12)
     cells = fit(NOBODY, catalog, TextKnnOptions(neighbours=10)).similarity
     assert cells.sum() > 0.95 * whole.sum()
+
+
+def test_a_cell_of_many_items_is_taken_apart_and_finds_the_same_neighbours(monkeypatch):
+    catalog = titled(300, seed=2)
+    whole = fit(NOBODY, catalog, TextKnnOptions(neighbours=5)).similarity
+    monkeypatch.setattr(text_knn, "EXACT_ITEMS", 100)
+    monkeypatch.setattr(text_knn, "ITEMS_A_CELL", 200)  # one cell
+    monkeypatch.setattr(text_knn, "LARGEST_CELL", 20)  # of 15 parts
+    parts = fit(NOBODY, catalog, TextKnnOptions(neighbours=5)).similarity
+    both = (np.sort(found.toarray(), axis=1) for found in (parts, whole))  # of equal ones either may be among the five
+    assert next(both) == pytest.approx(next(both), abs=0.01)  # vectors of half precision
+
+
+def test_items_without_text_are_nobodys_neighbours_in_cells(monkeypatch):
+    titles = ["red wooden train", "", "red wooden trains", "", "red train"]
+    catalog = Catalog([*"abcde"], titles, *([""] * 5 for _ in range(3)))
+    monkeypatch.setattr(text_knn, "EXACT_ITEMS", 1)
+    similarity = fit(NOBODY, catalog, TextKnnOptions()).similarity.toarray()
+    assert similarity[0, 2] > 0
+    assert similarity[0, 4] > 0
+    assert not similarity[[1, 3]].any()
+    assert not similarity[:, [1, 3]].any()
+    assert not similarity.diagonal().any()
 
 
 def test_without_any_text_there_are_no_neighbours():

@@ -119,9 +119,9 @@ def test_called_again_it_changes_nothing_but_may_add_runs(whole: Path, config: P
     ("changes", "more", "key"),
     [
         ({"responses": "96"}, (), "responses was 128 and is 96"),
-        ({"seeds": "1"}, (), "runs.recast-seed1"),
-        ({"recipes": "recast"}, (), "runs.dr_grpo-seed0"),
-        ({}, ("--set", "rl.clip_grad=0.5"), "runs.recast-seed0.rl.clip_grad was 1.0 and is 0.5"),
+        ({"seeds": "1"}, (), "recast-seed1 is not planned"),
+        ({"recipes": "recast"}, (), "dr_grpo-seed0 is not planned"),
+        ({}, ("--set", "rl.clip_grad=0.5"), "in recast-seed0, rl.clip_grad was 1.0 and is 0.5"),
         ({}, ("--split", "valid"), "split was 'test' and is 'valid'"),
     ],
     ids=["budget", "fewer-seeds", "fewer-recipes", "config", "split"],
@@ -130,10 +130,11 @@ def test_a_changed_plan_is_refused(
     whole: Path, config: Path, changes: dict[str, str], more: tuple[str, ...], key: str, capsys: pytest.CaptureFixture
 ):
     before = (whole / "plan.json").read_bytes()
-    with pytest.raises(SystemExit) as end:
-        main(words(config, whole, *more, **changes))
-    assert end.value.code == 2
-    assert key in capsys.readouterr().err
+    for way in ((), ("--dry-run",)):
+        with pytest.raises(SystemExit) as end:
+            main(words(config, whole, *more, *way, **changes))
+        assert end.value.code == 2
+        assert key in capsys.readouterr().err
     assert (whole / "plan.json").read_bytes() == before
 
 

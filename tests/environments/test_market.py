@@ -135,7 +135,7 @@ def test_a_resumed_run_goes_on_counting_and_ends_the_same(world: Path, trained: 
     [
         ({"environment": {"kind": "log"}}, "'click' does not go with rl.environment.kind = 'log'"),
         ({"rewards": [{"kind": "hit"}]}, "'hit' does not go with rl.environment.kind = 'market'"),
-        ({"signal": {"kind": "recast"}}, "'recast' does not go with"),
+        ({"signal": {"kind": "recast"}}, "'recast' does not go with(.|\\n)*set rl.environment.reveal_next = true"),
         ({"rollout": {"kind": "catalogue"}}, "'catalogue' does not go with"),
         ({"tasks": {"next": 1.0, "title_to_sid": 1.0}}, "rl.tasks"),
         ({"targets": "frontier"}, "rl.targets = 'frontier' does not go with"),

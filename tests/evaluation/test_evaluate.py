@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from runs import ITEMS, run_config, write_world
+from runs import ITEMS, evaluated, run_config, write_world
 
 from recrl.config import RunConfig
 from recrl.data import dataset as datasets
@@ -20,9 +20,10 @@ from recrl.data.ragged import Ragged
 from recrl.data.recif_writer import write_recif
 from recrl.errors import UserError
 from recrl.evaluation import metrics
-from recrl.evaluation.evaluate import evaluate, evaluate_baselines, evaluate_model, subjects
+from recrl.evaluation.evaluate import Evaluation, evaluate
 from recrl.evaluation.recommend import best_subject, latest_run, recommend
 from recrl.evaluation.results import load_result
+from recrl.evaluation.subjects import subjects
 from recrl.parts import Choice
 from recrl.ranking.rank import Ranking, rank
 from recrl.report.page import build_report
@@ -64,7 +65,7 @@ def test_a_run_is_compared_with_baselines_and_its_files_are_kept(trained: RunCon
 
 def test_figures_are_those_of_the_ranking_itself(trained: RunConfig, tmp_path: Path) -> None:
     subject = subjects(trained.folder / "sft")[0]
-    result = evaluate_model(subject, "test", tmp_path)[0]
+    result = evaluated(subject, tmp_path)[0]
     world, policy = load_run_data(subject.config, subject.model)
     examples = world.dataset.test
     found = rank(policy, world.trie, world.writer.prompts(examples), 30, 10)
@@ -87,9 +88,9 @@ def test_items_of_the_history_leave_and_those_behind_move_up() -> None:
 def test_lists_of_new_items_stand_beside_the_others(trained: RunConfig, tmp_path: Path) -> None:
     subject = subjects(trained.folder / "sft")[0]
     config = trained.model_copy(update={"eval": trained.eval.model_copy(update={"exclude_history": True})})
-    both = evaluate_model(replace(subject, config=config), "test", tmp_path)
+    both = Evaluation.make(config, "test", tmp_path).model(replace(subject, config=config))
     assert [result.name for result in both] == ["sft", "sft-new"]
-    plain = evaluate_model(subject, "test", tmp_path / "plain")[0]
+    plain = evaluated(subject, tmp_path / "plain")[0]
     assert both[0].metrics == plain.metrics
     world, policy = load_run_data(subject.config, subject.model)
     examples = world.dataset.test
@@ -101,7 +102,7 @@ def test_lists_of_new_items_stand_beside_the_others(trained: RunConfig, tmp_path
     assert both[1].metrics["hr@10"].value == pytest.approx(
         np.mean([int(target[0]) in row for row, target in zip(lists, examples.targets, strict=True)])
     )
-    names = [result.name for result in evaluate_baselines(world.dataset, config, "test", tmp_path)]
+    names = [result.name for result in Evaluation.make(config, "test", tmp_path).baselines()]
     assert names == [
         "popularity",
         "popularity-new",
@@ -207,7 +208,7 @@ def test_alignment_tasks_and_sentences_train_and_rank(tmp_path: Path) -> None:
     train_sft(config, silent)
     rows = [json.loads(line) for line in (config.folder / "sft" / "metrics.jsonl").read_text().splitlines()]
     assert all(np.isfinite(row["sft/loss"]) for row in rows)
-    result = evaluate_model(subjects(config.folder)[0], "test", tmp_path / "evaluation")[0]
+    result = evaluated(subjects(config.folder)[0], tmp_path / "evaluation")[0]
     assert result.metrics["legal_ratio@5"].value == 1.0
     assert result.metrics["hr@1"].low is None  # no bootstrap was asked for
 
@@ -228,7 +229,7 @@ def test_recif_runs_end_to_end_task_by_task(tmp_path: Path) -> None:
     dataset = datasets.load(tmp_path / "data")
     build_folder(dataset, SidPlan(Choice(kind="tfidf-svd"), Choice(kind="given"), 3, 256), 0, tmp_path / "sids")
     train_sft(config, silent)
-    results = evaluate_model(subjects(config.folder)[0], "test", tmp_path / "evaluation")
+    results = evaluated(subjects(config.folder)[0], tmp_path / "evaluation")
     by_split = {result.split: result.metrics for result in results}
     assert set(by_split) == {f"test.{task}" for task in sorted(set(dataset.test.tasks))}
     assert set(by_split["test.label_pred"]) == {"auc"}

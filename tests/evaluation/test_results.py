@@ -43,6 +43,7 @@ def test_a_result_is_the_same_after_writing_and_reading(tmp_path):
         "checkpoint": "runs/x/sft",
         "split": "test",
         "num_examples": 4,
+        "memory": None,
         "beam_width": 20,
         "slate_size": None,
         "slate_beams": None,

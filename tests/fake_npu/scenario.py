@@ -16,8 +16,9 @@ from typing import Any
 from runs import run_config, silent
 
 from recrl.config import RunConfig
-from recrl.evaluation.evaluate import evaluate_model, subjects
+from recrl.evaluation.evaluate import Evaluation
 from recrl.evaluation.recommend import best_subject, recommend
+from recrl.evaluation.subjects import subjects
 from recrl.run_data import load_data
 from recrl.store import checkpoint
 from recrl.training.rl import train_rl
@@ -78,7 +79,8 @@ def run(world: Path, folder: Path, device: str) -> dict[str, Any]:
     with suppress(BrokenOffError):
         train_rl(broken, break_off)
     train_rl(broken, silent, resume=True)
-    (result,) = evaluate_model(subjects(folder / "beam" / "rl")[0], "test", folder / "evaluation")
+    subject = subjects(folder / "beam" / "rl")[0]
+    (result,) = Evaluation.make(subject.config, "test", folder / "evaluation").model(subject)
     history = " ".join(load_data(sft)[0].catalog.item_ids[:3])
     found = recommend(best_subject(folder / "beam"), history, 5)
     return {

@@ -12,7 +12,7 @@ from runs import metrics, run_config, silent
 from recrl.config import RunConfig
 from recrl.device import matmul_speed
 from recrl.errors import UserError
-from recrl.evaluation.evaluate import subjects
+from recrl.evaluation.subjects import subjects
 from recrl.run_data import load_run_data
 from recrl.store.run_folder import StageFolder
 from recrl.training.rl import Rl, train_rl
@@ -98,7 +98,7 @@ def test_a_resumed_run_may_name_what_auto_chose_and_nothing_else(
     train_rl(rl_config(world, trained, tmp_path, "float32"), silent, resume=True)
     with pytest.raises(UserError, match="another config") as caught:
         train_rl(rl_config(world, trained, tmp_path, "bfloat16"), silent, resume=True)
-    assert 'dtype = "float32"' in caught.value.why
+    assert "backend.dtype was 'float32'" in caught.value.why
 
 
 def test_overwriting_measures_anew(world: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from recrl.errors import ConfigError, UserError
 from recrl.evaluation import evaluate as evaluation
 from recrl.evaluation.evaluate import evaluate
 from recrl.evaluation.results import EvaluationResult
+from recrl.evaluation.subjects import subjects
 from recrl.memory.store import FILE
 from recrl.run_data import load_run_data
 from recrl.store import checkpoint
@@ -133,11 +134,11 @@ def test_what_bears_the_plain_name_is_written_last_and_nothing_older_stays(
 
     monkeypatch.setattr(evaluation, "save_result", recorded)
     config = run_config(trained, trained / "runs", memory={"weight": 8.0}, eval={"exclude_history": True})
-    subject = evaluation.subjects(config.folder / "sft")[0]
-    found = evaluation.evaluate_model(replace(subject, config=config), "test", tmp_path)
+    subject = subjects(config.folder / "sft")[0]
+    found = evaluation.Evaluation.make(config, "test", tmp_path).model(replace(subject, config=config))
     assert [one.name for one in found] == ["sft", "sft-new", "sft-alone", "sft-alone-new"]
     assert saved == ["sft-alone-new", "sft-alone", "sft-new", "sft"]
-    evaluation.evaluate_model(subject, "test", tmp_path)  # neither a memory nor new items
+    evaluation.Evaluation.make(subject.config, "test", tmp_path).model(subject)  # neither a memory nor new items
     assert {path.name for path in tmp_path.iterdir()} == {"sft-test.json", "sft-test.safetensors"}
 
 
@@ -155,14 +156,13 @@ def test_tuning_measures_what_rl_would_start_from_and_keeps_it(trained: Path, tm
     config = config_of(trained, tmp_path, {"weight": 0.0})
     config = config.model_copy(update={"memory": MemorySection(size=60)})
     found = tune_memory(config, [0.0, 8.0], [1e-4, 1e-6], silent_words)
-    assert [(one.weight, one.floor) for one in found] == [(0, 1e-4), (0, 1e-6), (8, 1e-4), (8, 1e-6)]
-    assert found[0].ndcg_at_10 == found[1].ndcg_at_10  # without a weight the floor is nothing
+    assert [(one.weight, one.floor) for one in found] == [(0, 1e-4), (8, 1e-4), (8, 1e-6)]  # 0 has no floor
     strong = config.model_copy(update={"memory": MemorySection(weight=8.0, floor=1e-6, size=60)})
     rl = Rl(strong, StageFolder(tmp_path / "stage"))
-    assert found[3].ndcg_at_10 == pytest.approx(rl.validation.score(rl.policy)["valid/ndcg@10"], abs=1e-9)
+    assert found[2].ndcg_at_10 == pytest.approx(rl.validation.score(rl.policy)["valid/ndcg@10"], abs=1e-9)
     kept = json.loads((config.folder / "memory_tuning.json").read_text())
     assert kept["best"]["ndcg_at_10"] == max(one.ndcg_at_10 for one in found)
-    assert len(kept["tried"]) == 4
+    assert len(kept["tried"]) == 3
 
 
 def test_tuning_without_a_weight_is_refused(trained: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from runs import metrics, run_config, silent, write_world
+from runs import evaluated, metrics, run_config, silent, write_world
 
 from recrl.baselines.pools import recall
 from recrl.config import RunConfig, check, read_recipe
@@ -18,8 +18,8 @@ from recrl.config_layers import merge
 from recrl.data.examples import next_examples, with_target
 from recrl.data.ragged import Ragged
 from recrl.errors import ConfigError, UserError
-from recrl.evaluation.evaluate import evaluate_model, subjects
 from recrl.evaluation.recommend import best_subject, recommend
+from recrl.evaluation.subjects import subjects
 from recrl.ranking.lists import named_alike
 from recrl.run_data import RunData, load_data, load_run_data, make_run_data, new_model
 from recrl.seeding import generator
@@ -188,7 +188,7 @@ def test_recllms_recipe_with_a_pool(world: Path, tmp_path: Path, caplog: pytest.
     assert (groups.items.flatten(1).unsqueeze(2) == groups.prompts.pool.unsqueeze(1)).any(-1).all()
     assert not (groups.prompts.pool.unsqueeze(2) == groups.prompts.history.unsqueeze(1)).any()
 
-    (result,) = evaluate_model(subjects(config.folder / "rl")[0], "test", tmp_path / "evaluation")
+    (result,) = evaluated(subjects(config.folder / "rl")[0], tmp_path / "evaluation")
     made, _ = load_run_data(config, subjects(config.folder / "rl")[0].model)
     test = named_alike(made.dataset.test, made.trie)
     pool = made.writer.prompts(made.dataset.test).pool
@@ -210,7 +210,7 @@ def test_single_items_are_ranked_among_the_candidates(world: Path, tmp_path: Pat
     config = pool_config(world, tmp_path, {"template": "instruct", "pool": POOL}, **sections)
     train_sft(config, silent)
     subject = best_subject(config.folder)
-    both = evaluate_model(subject, "test", tmp_path / "evaluation")
+    both = evaluated(subject, tmp_path / "evaluation")
     assert [result.name for result in both] == ["sft", "sft-new"]
     reached, bound = ([result.metrics[name].value for result in both] for name in ("hr@20", "pool_recall"))
     assert reached[0] == pytest.approx(bound[0])  # a list as long as the pool holds every candidate

@@ -130,7 +130,7 @@ def test_a_finished_run_is_neither_overwritten_nor_mixed_with_another(world: Pat
     other = run_config(world, tmp_path, sft={"epochs": 1, "lr": 0.5})
     with pytest.raises(UserError, match="another config") as caught:
         train_sft(other, silent, resume=True)
-    assert "lr = 0.5" in caught.value.why
+    assert "sft.lr was 0.003 and is 0.5" in caught.value.why
     wider = run_config(world, tmp_path, sft={"epochs": 1}, model={"shape": {"hidden_size": 16}})
     with pytest.raises(UserError, match="another config"):
         train_sft(wider, silent, resume=True)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from runs import run_config, silent, write_world
+from runs import evaluated, run_config, silent, write_world
 
 from recrl.config import check
 from recrl.data import dataset as datasets
@@ -19,8 +19,8 @@ from recrl.data.dataset import Examples
 from recrl.data.examples import filled, next_examples
 from recrl.data.ragged import Ragged
 from recrl.errors import ConfigError
-from recrl.evaluation.evaluate import evaluate_model, subjects
 from recrl.evaluation.recommend import best_subject, recommend
+from recrl.evaluation.subjects import subjects
 from recrl.ranking.lists import named_alike
 from recrl.ranking.rank import first_distinct
 from recrl.run_data import load_data, make_run_data, new_model
@@ -135,7 +135,7 @@ def test_sft_rl_evaluation_and_recommendation_on_slates(world: Path, tmp_path: P
     steps = [line for line in lines if "rollout/responses" in line]
     assert all(line["rollout/valid_ratio"] == 1 for line in steps)
     assert all("actor/entropy_lambda" in line for line in steps if line["signal/active_rows"])
-    (result,) = evaluate_model(subjects(config.folder / "rl")[0], "test", tmp_path / "evaluation")
+    (result,) = evaluated(subjects(config.folder / "rl")[0], tmp_path / "evaluation")
     assert (result.slate_size, result.slate_beams) == (3, 4)
     assert result.metrics["legal_ratio@10"].value >= 0.1  # equal items of several slates stand in a list once
     history = " ".join(load_data(config)[0].catalog.item_ids[item] for item in (1, 2, 3))

@@ -74,6 +74,14 @@ def fit(catalog: Catalog, _train: Sequences, options: TfidfSvdOptions, seed: int
     Raises:
         DataError: no item has any text.
     """
+    parts, arrays, notes = _read(catalog, options, seed)
+    embedding = _side_by_side(parts)
+    notes["items_without_text"] = int((~embedding.any(axis=1)).sum())
+    return Encoded(embedding, arrays, notes)
+
+
+def _read(catalog: Catalog, options: TfidfSvdOptions, seed: int) -> tuple[list[Projected], Arrays, dict[str, Any]]:
+    """Every field that says something, what ``apply`` needs of it, and notes."""
     parts: list[Projected] = []
     arrays: Arrays = {}
     notes: dict[str, Any] = {"dims": {}, "left_out": {}, "shrunk": {}}
@@ -98,9 +106,7 @@ def fit(catalog: Catalog, _train: Sequences, options: TfidfSvdOptions, seed: int
             why="encoder tfidf-svd has nothing to read",
             fix="prepare the data with titles, or set sid.encoder.kind to 'cooccurrence'",
         )
-    embedding = _side_by_side(parts)
-    notes["items_without_text"] = int((~embedding.any(axis=1)).sum())
-    return Encoded(embedding, arrays, notes)
+    return parts, arrays, notes
 
 
 def apply(catalog: Catalog, arrays: Arrays, options: TfidfSvdOptions) -> Matrix:
@@ -118,13 +124,19 @@ def apply(catalog: Catalog, arrays: Arrays, options: TfidfSvdOptions) -> Matrix:
 
 def _side_by_side(parts: list[Projected]) -> Matrix:
     """[items, d] float32; some rows at once, since a whole block beside it would double what it takes."""
-    ends = np.cumsum([part.projection.shape[1] for part in parts])
-    embedding = np.empty((parts[0].counts.shape[0], ends[-1]), np.float32)
-    for part, end in zip(parts, ends, strict=True):
-        columns = slice(end - part.projection.shape[1], end)
-        for rows in chunks(len(embedding), ROWS_AT_ONCE):
-            embedding[rows, columns] = part.weight * unit_rows(part.counts[rows] @ part.projection)
+    embedding = _empty(parts, np.float32)
+    for rows in chunks(len(embedding), ROWS_AT_ONCE):
+        embedding[rows] = _some_rows(parts, rows)
     return embedding
+
+
+def _some_rows(parts: list[Projected], rows: slice) -> Matrix:
+    blocks = [part.weight * unit_rows(part.counts[rows] @ part.projection) for part in parts]
+    return np.concatenate(blocks, axis=1, dtype=np.float32)
+
+
+def _empty(parts: list[Projected], dtype: type[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+    return np.empty((parts[0].counts.shape[0], sum(part.projection.shape[1] for part in parts)), dtype)
 
 
 def _blocks(catalog: Catalog, options: TfidfSvdOptions) -> list[Block]:
@@ -192,3 +204,16 @@ def text_embedding(catalog: Catalog, train: Sequences, seed: int) -> Matrix:
     """
     encoded: Encoded = fit(catalog, train, TfidfSvdOptions(), seed)
     return encoded.embedding
+
+
+def unit_text(catalog: Catalog, seed: int, dtype: type[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+    """The same with rows of length 1, or 0 without text; in half precision nothing larger is held on the way.
+
+    Raises:
+        DataError: no item has text.
+    """
+    parts = _read(catalog, TfidfSvdOptions(), seed)[0]
+    vectors = _empty(parts, dtype)
+    for rows in chunks(len(vectors), ROWS_AT_ONCE):
+        vectors[rows] = unit_rows(_some_rows(parts, rows))
+    return vectors
