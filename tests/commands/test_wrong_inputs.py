@@ -164,7 +164,7 @@ CONFIG = [
         "a floor that is none",
         "memory.floor=1e-300",
         "memory.floor = 1e-300",
-        "greater than or equal to 0.000000000001",
+        "greater than or equal to 0.0000",
     ),
     setting(
         "a scorer that scores every item",
