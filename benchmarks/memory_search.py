@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -19,6 +20,7 @@ import torch
 from recrl.config import RunConfig, check, load
 from recrl.data import dataset as datasets
 from recrl.data.prepare import prepare
+from recrl.errors import UserError
 from recrl.parts import Choice
 from recrl.ranking.rank import PromptTable
 from recrl.rollout.beam import beam_search
@@ -29,15 +31,27 @@ from recrl.training.validation import Validation
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--items", type=int, default=3_000)
-    parser.add_argument("--prompts", type=int, default=64)
-    parser.add_argument("--beams", type=int, default=50)
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--items", type=positive, default=3_000)
+    parser.add_argument("--prompts", type=positive, default=64)
+    parser.add_argument("--beams", type=positive, default=50)
+    parser.add_argument("--repeats", type=positive, default=7)
     parser.add_argument("--config", type=Path)
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as scratch:
-        config = made(Path(scratch), given.items) if given.config is None else load(given.config)
-        measure(config, given.prompts, given.beams, given.repeats)
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            config = made(Path(scratch), given.items) if given.config is None else load(given.config)
+            measure(config, given.prompts, given.beams, given.repeats)
+    except UserError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+def positive(text: str) -> int:
+    """A whole number from 1 up, for argparse."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is below 1")
+    return number
 
 
 def made(folder: Path, items: int) -> RunConfig:
@@ -64,7 +78,10 @@ def measure(config: RunConfig, count: int, beams: int, repeats: int) -> None:
     table = PromptTable.without_targets(Validation.make(config, world).prompts)
     prompts = table.batch(np.arange(count), world.device)
     memory = policy.memory
-    assert memory is not None, "memory.weight is 0"
+    if memory is None:
+        raise UserError("memory.weight = 0", why="there is no memory to search beside", fix="name another config")
+    if beams > len(world.dataset.catalog):
+        raise UserError(f"--beams {beams}", why=f"there are {len(world.dataset.catalog)} items", fix="ask for fewer")
     seconds: dict[str, list[float]] = {"without": [], "with": []}
     with torch.no_grad():
         for _ in range(repeats + 1):
