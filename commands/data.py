@@ -8,7 +8,10 @@ from typing import Any
 
 import click
 
-FORMATS = ("amazon", "minionerec", "recif")
+from recrl.data.readers import READERS
+
+FORMATS = tuple(kind for kind in READERS if kind != "synthetic")
+"""Those that read a source; `recrl data synthetic` makes the other."""
 SPLITS = click.Choice(["leave-one-out", "chronological"])
 
 
@@ -23,7 +26,7 @@ def data() -> None:
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write.")
 @click.option("--split", type=SPLITS, help="Default: leave-one-out, or the source's own split.")
 @click.option(
-    "--history-limit", type=click.IntRange(1), help="Items of history in a prompt. Default: 20, chronological 10."
+    "--history-limit", type=click.IntRange(1), help="Items of history in a prompt. Default: 20; chronological: 10."
 )
 @click.option("--min-core", type=click.IntRange(1), help="amazon: iterative k-core. Default: 5 for raw reviews.")
 @click.option("--skip-bad-rows", is_flag=True, help="Count and leave out rows that can't be used, instead of stopping.")
@@ -31,7 +34,7 @@ def data() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print dataset.json instead of a table.")
 @click.option("-O", "option", multiple=True, metavar="KEY=VALUE", help="An option of the reader; may be repeated.")
 def prepare(format_: str, out: Path, as_json: bool, min_core: int | None, option: tuple[str, ...], **rest: Any) -> None:
-    """Prepare SOURCE, a file or folder in FORMAT (amazon, minionerec, recif)."""
+    """Prepare SOURCE, a file or folder in FORMAT."""
     options: dict[str, Any] = _options(option)
     if min_core is not None:
         options["min_core"] = min_core
@@ -50,7 +53,7 @@ def prepare(format_: str, out: Path, as_json: bool, min_core: int | None, option
 @click.option("--recif", is_flag=True, help="Write RecIF parquet files instead, for `recrl data prepare recif`.")
 @click.option("--split", type=SPLITS, help="Default: leave-one-out.")
 @click.option(
-    "--history-limit", type=click.IntRange(1), help="Items of history in a prompt. Default: 20, chronological 10."
+    "--history-limit", type=click.IntRange(1), help="Items of history in a prompt. Default: 20; chronological: 10."
 )
 @click.option("--overwrite", is_flag=True, help="Replace the folder if it exists.")
 @click.option("--json", "as_json", is_flag=True, help="Print dataset.json instead of a table.")

@@ -37,8 +37,8 @@ class RunSection(Section):
 class DataSection(Section):
     path: Path = Path("data/synthetic")
     """A folder written by ``recrl data prepare``."""
-    history_limit: int = Field(20, ge=1)
-    """Items of history in a prompt, the latest ones."""
+    history_limit: int | None = Field(None, ge=1)
+    """Items of history in a prompt, the latest ones; default: what the data set was prepared with."""
 
 
 class SidSection(Section):

@@ -134,7 +134,7 @@ def make_run_data(
     device = local_device(config.backend.device, local_rank())
     ranks = join(device, config.backend.tensor_parallel)
     dtype = ranks.broadcast_from_first(choose_dtype(config.backend.dtype, device) if ranks.is_first else "")
-    limit = config.data.history_limit
+    limit = history_limit(config, dataset)
     prompts = config.prompts
     writer = PromptWriter.make(
         tokenizer,
@@ -148,7 +148,7 @@ def make_run_data(
     rows = [writer.responses(), *([writer.titles(np.arange(len(dataset.catalog)))] if titles else [])]
     trie = build_trie(*rows).to(device)
     if prompts.pool:
-        writer = replace(writer, retriever=make_retriever(config, dataset, trie))
+        writer = replace(writer, retriever=make_retriever(config, dataset, trie, limit))
     if config.memory.weight:
         writer = replace(writer, memory=make_memory(config, dataset, trie))
     if config.eval.beam_width > len(dataset.catalog):
@@ -160,18 +160,35 @@ def make_run_data(
     return RunData(dataset, index, writer, trie, torch.from_numpy(index.codes).long().to(device), device, dtype, ranks)
 
 
-def make_retriever(config: RunConfig, dataset: Dataset, trie: Trie) -> Retriever:
+def history_limit(config: RunConfig, dataset: Dataset) -> int:
+    """Items of history in a prompt: the config's number, or what the data set was prepared with.
+
+    Raises:
+        UserError: valid and test do not hold so many.
+    """
+    prepared: int = dataset.meta["history_limit"]
+    asked = config.data.history_limit
+    if asked is not None and asked > prepared and dataset.meta["split"] == "chronological":
+        raise UserError(
+            f"data.history_limit = {asked}",
+            why=f"valid and test of {config.data.path} hold {prepared} items of a history",
+            fix=f"leave it out, or prepare the data with --history-limit {asked}",
+        )
+    return asked or prepared
+
+
+def make_retriever(config: RunConfig, dataset: Dataset, trie: Trie, history_limit: int) -> Retriever:
     """What finds the candidates of prompts, fitted on the training sequences.
 
     Raises:
         UserError: there is nothing to fit on, or a history leaves fewer items than are wanted.
     """
     prompts, items = config.prompts, len(dataset.catalog)
-    left = len(set(trie.canonical.tolist())) - config.data.history_limit
+    left = len(set(trie.canonical.tolist())) - history_limit
     if prompts.pool > left:
         raise UserError(
             f"prompts.pool = {prompts.pool}",
-            why=f"the catalogue has {items} items, of which a history of data.history_limit leaves {max(left, 0)}",
+            why=f"the catalogue has {items} items, of which a history of {history_limit} leaves {max(left, 0)}",
             fix="ask for fewer, or shorten the history",
         )
     if not len(dataset.train):

@@ -15,6 +15,7 @@ from recrl.atomic import write_text
 from recrl.bench import MEASUREMENTS
 from recrl.bench.markdown import table
 from recrl.bench.measurement import load_measurement
+from recrl.device.cpu import cpu_name
 from recrl.errors import DataError
 
 VERSION = 1
@@ -60,21 +61,12 @@ Results = dict[str, Entry]
 def this_machine() -> Machine:
     """The machine at hand; a package that is not there is "not installed"."""
     return Machine(
-        cpu=_cpu_name(),
+        cpu=cpu_name(),
         cores=os.cpu_count() or 1,
         platform=f"{platform.system()} {platform.machine()}",
         python=platform.python_version(),
         packages={name: _version(name) for name in PACKAGES},
     )
-
-
-def _cpu_name() -> str:
-    described = Path("/proc/cpuinfo")
-    if described.exists():
-        for line in described.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or "unknown"
 
 
 def _version(package: str) -> str:

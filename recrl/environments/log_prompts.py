@@ -90,7 +90,7 @@ class PromptSource:
     def _table_of(self, examples: Examples, sequence: NDArray[np.int64], *, first: bool) -> PromptTable:
         named = named_alike(examples, self._world.trie).targets
         targets = self._titled_alike(named, np.isin(examples.tasks, list(BY_TITLE)))
-        history = examples.history.tail(self._config.data.history_limit)
+        history = examples.history.tail(self._world.writer.history_limit)
         root = np.isin(examples.tasks, list(TITLE_RESPONSES)).astype(np.int64)
         codes = self._world.codes.cpu()
         own = self._world.dataset.train.select_some(sequence) if self._world.writer.looks_things_up else None

@@ -91,7 +91,7 @@ class MarketEnvironment(Environment):
         table = PromptTable(
             world.writer.prompts(examples),
             padded_targets(known, world.codes.cpu()),
-            visitors.history.tail(self._config.data.history_limit),
+            visitors.history.tail(world.writer.history_limit),
             np.zeros(rows, np.int64),
         )
         return table.batch(np.arange(rows), world.device)

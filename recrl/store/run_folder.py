@@ -14,10 +14,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from recrl import __version__
 from recrl.atomic import write_text
 from recrl.config import RunConfig
 from recrl.config_layers import changes, flat
+from recrl.device.cpu import cpu_name
 from recrl.errors import UserError
 from recrl.processes import own_rank
 
@@ -197,7 +200,9 @@ def environment(device: str, dtype: str, seed: int) -> dict[str, Any]:
         "packages": found,
         "device": device,
         "dtype": dtype,
+        "cpu": cpu_name(),
         "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
         "git_revision": _git_revision(),
         "seed": seed,
     }

@@ -85,7 +85,7 @@ def test_what_goes_with_a_pool_is_taken() -> None:
 @pytest.mark.parametrize(
     ("prompts", "words"),
     [
-        ({"pool": 55}, "which a history of data.history_limit leaves 54"),
+        ({"pool": 55}, "which a history of 6 leaves 54"),
         ({"retriever": {"kind": "oracle"}}, "prompts.retriever.kind = 'oracle'"),
         ({"retriever": {"windows": 2}}, "prompts.retriever.windows"),
     ],

@@ -12,6 +12,7 @@ import torch
 from runs import metrics, run_config, silent
 from torch import Tensor
 
+from recrl.device.cpu import cpu_name
 from recrl.errors import UserError
 from recrl.models.checkpoint import load_folder
 from recrl.store import checkpoint
@@ -119,6 +120,14 @@ def test_what_is_saved_is_the_average_that_was_validated(world: Path, tmp_path: 
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, found.read(f"average.{name}")[:])
     assert not torch.equal(found.read("average.model.norm.weight")[:], found.read("model.model.norm.weight")[:])
+
+
+def test_the_run_says_what_it_was_computed_on(world: Path, tmp_path: Path) -> None:
+    config = run_config(world, tmp_path, sft={"epochs": 1})
+    train_sft(config, silent)
+    said = json.loads((config.folder / "sft" / "environment.json").read_text())
+    assert said["threads"] == 1  # run.threads
+    assert said["cpu"] == cpu_name() != ""
 
 
 def test_a_finished_run_is_neither_overwritten_nor_mixed_with_another(world: Path, tmp_path: Path) -> None:
