@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Callable, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,32 @@ def changes(before: dict[str, Any], after: dict[str, Any]) -> str:
 
 def _said(values: dict[str, Any], key: str) -> str:
     return repr(values[key]) if key in values else "not there"
+
+
+def read_on_base(name: str, read: Callable[[str], dict[str, Any]], what: str, *, own: Sequence[str]) -> dict[str, Any]:
+    """The values of a file, on those of the one that it names as its ``base``.
+
+    Args:
+        read: a name's own values.
+        what: the file is, for errors.
+        own: keys that a file does not take from its base.
+
+    Raises:
+        ConfigError: bases form a circle.
+    """
+    above: list[str] = []
+    layers: list[dict[str, Any]] = []
+    while name:
+        if name in above:
+            circle = " -> ".join((*above, name))
+            raise ConfigError(f"{what} {above[0]!r}", why=f"its bases form a circle: {circle}", fix="drop one base")
+        values = read(name)
+        layers.append({key: value for key, value in values.items() if not layers or key not in own})
+        above.append(name)
+        name = values.get("base", "")
+        if not isinstance(name, str):
+            raise ConfigError(f"{what} {above[-1]!r}: base = {name!r}", why="it is not text", fix="put it in quotes")
+    return reduce(merge, reversed(layers))
 
 
 def override(values: dict[str, Any], text: str) -> None:

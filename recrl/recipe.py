@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recrl.config_layers import flat, merge, read_toml
+from recrl.config_layers import flat, read_on_base, read_toml
 from recrl.errors import ConfigError, nearest
 
 FOLDER = Path(__file__).parent / "recipes"
@@ -40,15 +40,22 @@ def names() -> list[str]:
     return sorted(file.stem for file in FOLDER.glob("*.toml"))
 
 
-def read(name: str, above: tuple[str, ...] = ()) -> Recipe:
+def read(name: str) -> Recipe:
     """A recipe by its name, or by a path that ends in ``.toml``; its values are unchecked.
-
-    Args:
-        above: the recipes that were read on the way here, each varying the next.
 
     Raises:
         ConfigError: there is no such recipe, or recipes that vary each other in a circle.
     """
+    values = read_on_base(name, lambda one: read_toml(_file(one)), "recipe", own=WORDS)
+    words = {word: values.pop(word, "") for word in WORDS}
+    path = _file(name)
+    for word, value in words.items():
+        if not isinstance(value, str):
+            raise ConfigError(f"{path}: {word} = {value!r}", why="it is not text", fix="put it in quotes")
+    return Recipe(path.stem, str(path), " ".join(words["about"].split()), words["source"], words["base"], values)
+
+
+def _file(name: str) -> Path:
     path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
     if not path.is_file() and name.endswith(".toml"):
         raise ConfigError(
@@ -56,18 +63,7 @@ def read(name: str, above: tuple[str, ...] = ()) -> Recipe:
         )
     if not path.is_file():
         raise ConfigError(f"rl.recipe = {name!r}", why="there is no such recipe", fix=nearest(name, names()))
-    if name in above:
-        raise ConfigError(
-            f"recipe {above[0]!r}", why=f"its bases form a circle: {' -> '.join((*above, name))}", fix="drop one base"
-        )
-    values = read_toml(path)
-    words = {word: values.pop(word, "") for word in WORDS}
-    for word, value in words.items():
-        if not isinstance(value, str):
-            raise ConfigError(f"{path}: {word} = {value!r}", why="it is not text", fix="put it in quotes")
-    if words["base"]:
-        values = merge(read(words["base"], (*above, name)).values, values)
-    return Recipe(path.stem, str(path), " ".join(words["about"].split()), words["source"], words["base"], values)
+    return path
 
 
 def difference(left: Recipe, right: Recipe) -> list[tuple[str, Any, Any]]:

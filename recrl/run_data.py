@@ -41,6 +41,7 @@ from recrl.sids.tokens import add_sid_tokens
 from recrl.sids.trie import Trie, build_trie
 
 logger = logging.getLogger(__name__)
+HISTORY_LIMIT = 20
 SIDS_KEY = "recrl_sid_fingerprint"
 """Where a model's config.json names the SIDs that it learned."""
 
@@ -166,9 +167,9 @@ def history_limit(config: RunConfig, dataset: Dataset) -> int:
     Raises:
         UserError: valid and test do not hold so many.
     """
-    prepared: int = dataset.meta["history_limit"]
+    prepared: int = dataset.meta.get("history_limit", HISTORY_LIMIT)  # a data set made in memory may not say
     asked = config.data.history_limit
-    if asked is not None and asked > prepared and dataset.meta["split"] == "chronological":
+    if asked is not None and asked > prepared and dataset.meta.get("split") == "chronological":
         raise UserError(
             f"data.history_limit = {asked}",
             why=f"valid and test of {config.data.path} hold {prepared} items of a history",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from recrl.errors import UserError
-from recrl.hardware.profiles import Profile, known_profiles, load_profile
+from recrl.hardware.profiles import Profile, known_devices, load_profile
 
 
 @dataclass(frozen=True)
@@ -52,18 +52,17 @@ def match(device: str, reported: Sequence[str]) -> Detected:
         return found("cpu", "no accelerator answers; a CPU is measured where it stands")
     if len(set(names)) > 1:
         return found(None, "the devices differ, and a profile describes devices of one kind; hide some of them")
-    known = [load_profile(name) for name in known_profiles()]
-    base = next((profile for profile in known if not profile.base and names[0] in profile.reported_as), None)
+    known = [load_profile(name) for name in known_devices()]
+    base = next((profile for profile in known if names[0] in profile.reported_as), None)
     if base is None:
         return found(None, f"no profile lists {names[0]!r}; write one (`recrl profile show h100` prints an example)")
-    layouts = [base, *(profile for profile in known if profile.base == base.name)]
-    here = next((profile for profile in layouts if profile.nodes == 1 and profile.devices == len(names)), None)
-    if here is not None:
-        return found(here.name, f"torch reports {len(names)} x {names[0]}")
+    if len(names) <= base.node_devices:
+        layout = base.name if len(names) == 1 else f"{base.name}-{len(names)}"
+        return found(layout, f"torch reports {len(names)} x {names[0]}")
     return found(
         base.name,
-        f"torch reports {len(names)} x {names[0]}, for which there is no layout: this is the profile of one; for all, "
-        f'write a file with base = "{base.name}" and devices_per_node = {len(names)}',
+        f"torch reports {len(names)} x {names[0]}, and a node has {base.node_devices}: this is the profile of one; "
+        f'for all, write a file with base = "{base.name}" and devices_per_node = {len(names)}',
     )
 
 

@@ -13,7 +13,7 @@ from recrl.hardware.flops import verl_training_flops
 from recrl.hardware.model_shapes import SHAPES
 from recrl.hardware.plan_text import HEAD, markdown, parts, row, summary
 from recrl.hardware.planner import Job, plan
-from recrl.hardware.profiles import FIGURES, SOURCED, Profile, known_profiles, load_profile
+from recrl.hardware.profiles import FIGURES, Profile, known_devices, load_profile
 from recrl.hardware.step_load import step_load
 
 MEMORY = Path(__file__).parents[2] / "benchmarks" / "memory_plan.json"
@@ -55,8 +55,9 @@ A profile of your own is a TOML file, named by its path. It may vary a known one
 PROFILES = """\
 ## Profiles
 
-Of one device. TFLOPS are those of dense products; GB/s between devices are one direction of one device. Each comes with
-layouts of eight and sixty-four devices (`NAME-8`, `NAME-64`). The profile `cpu` is measured where it stands.
+Of one device. TFLOPS are those of dense products; GB/s between devices are one direction of one device. `NAME-64` is
+sixty-four of it, in nodes of the size in the last column, and so with any number that fills a part of a node or whole
+nodes. The profile `cpu` is measured where it stands.
 """
 
 PLANS = f"""\
@@ -114,7 +115,7 @@ from the same formula with the share of heads, width and vocabulary that a devic
 
 def page() -> str:
     """The whole page."""
-    devices = [profile for profile in map(load_profile, known_profiles()) if not profile.base and not profile.measured]
+    devices = [profile for profile in map(load_profile, known_devices()) if not profile.measured]
     blocks = [OPENING, PROFILES, _profiles(devices), "### Sources", *map(_sources, devices), PLANS]
     blocks += [_plan(model, machine) for model in MODELS for machine in MACHINES]
     blocks += [CHECKED, _table_4(), TOKENS, MEMORY_TEXT, _memory(), NOT_CHECKED]
@@ -136,14 +137,12 @@ def _profiles(devices: list[Profile]) -> str:
     rows = []
     for profile in devices:
         figures = (f"{getattr(profile, name):g}" for name in FIGURES)
-        node = load_profile(f"{profile.name}-64").devices_per_node
-        rows.append((f"`{profile.name}`", ", ".join(profile.reported_as), *figures, str(node)))
+        rows.append((f"`{profile.name}`", ", ".join(profile.reported_as), *figures, str(profile.node_devices)))
     return markdown(head, rows)
 
 
 def _sources(profile: Profile) -> str:
-    layout = load_profile(f"{profile.name}-64")
-    return f"`{profile.name}`\n\n" + "\n".join(f"- {name}: {layout.sources[name]}" for name in SOURCED)
+    return f"`{profile.name}`\n\n" + "\n".join(f"- {name}: {source}" for name, source in profile.sources.items())
 
 
 def _plan(model: str, machine: str) -> str:

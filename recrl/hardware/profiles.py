@@ -1,7 +1,7 @@
-"""Profiles of machines: one TOML file each in ``hw_profiles/``.
+"""Profiles of machines: one TOML file a device in ``hw_profiles/``.
 
-A layout (eight devices, sixty-four) varies a device: it names it as its ``base`` and says ``devices_per_node`` and
-``nodes``; its own values lie on those of the base.
+``NAME`` is one device; ``NAME-64`` is sixty-four of it, in nodes as large as the device's ``node_devices`` says. A file
+of one's own may name a profile as its ``base``: its values lie on those.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from recrl.config_layers import merge, read_toml
+from recrl.config_layers import read_on_base, read_toml
 from recrl.errors import ConfigError, nearest
 
 PROFILES = Path(__file__).parents[1] / "hw_profiles"
@@ -23,7 +23,9 @@ FIGURES = (
     "intra_node_gbps",
     "inter_node_gbps",
 )
-SOURCED = (*FIGURES, "devices_per_node")
+SOURCED = (*FIGURES, "node_devices", "devices_per_node")
+LAYOUTS = (1, 8, 64)
+"""Numbers of a device that are listed; any other may be asked for."""
 
 
 class Profile(BaseModel):
@@ -53,6 +55,8 @@ class Profile(BaseModel):
     """GB/s that one device sends to the others of its node while it receives as much: one direction, all links."""
     inter_node_gbps: float | None = Field(None, gt=0)
     """GB/s that one device sends to other nodes: one direction of its share of the node's network."""
+    node_devices: int = Field(1, ge=1)
+    """Devices of a whole node, as they are sold or rented."""
     devices_per_node: int = Field(1, ge=1)
     nodes: int = Field(1, ge=1)
     measured: bool = False
@@ -87,18 +91,28 @@ class Profile(BaseModel):
         return self
 
 
-def known_profiles() -> list[str]:
-    """Names of the profiles that come with recrl."""
+def known_devices() -> list[str]:
+    """Names of the devices that recrl knows, one of each."""
     return sorted(path.stem for path in PROFILES.glob("*.toml"))
 
 
+def known_profiles() -> list[str]:
+    """The same, and eight and sixty-four of each that is not measured where it stands."""
+    return [layout for name in known_devices() for layout in _layouts(load_profile(name))]
+
+
+def _layouts(device: Profile) -> list[str]:
+    numbers = LAYOUTS[:1] if device.measured else LAYOUTS
+    return [device.name if number == 1 else f"{device.name}-{number}" for number in numbers]
+
+
 def load_profile(name: str) -> Profile:
-    """A profile by its name, or by the path of a file ending in ``.toml``.
+    """A profile by its name, with ``-N`` behind it of N devices, or by the path of a file ending in ``.toml``.
 
     Raises:
         ConfigError: there is none, or a value in it can't be.
     """
-    path, values = _read(name)
+    values = read_on_base(name, _read, "profile", own=())
     try:
         return Profile.model_validate(values)
     except ValidationError as error:
@@ -106,20 +120,40 @@ def load_profile(name: str) -> Profile:
         key = ".".join(str(step) for step in first["loc"])
         fix = nearest(key, Profile.model_fields) if first["type"] == "extra_forbidden" else "mend it"
         if first["type"] == "value_error":  # one of our own rules, about the whole file
-            raise ConfigError(str(path), why=str(first["ctx"]["error"]), fix=fix) from None
-        raise ConfigError(f"{path}: {key} = {first['input']!r}", why=first["msg"], fix=fix) from None
+            raise ConfigError(name, why=str(first["ctx"]["error"]), fix=fix) from None
+        raise ConfigError(f"{name}: {key} = {first['input']!r}", why=first["msg"], fix=fix) from None
 
 
-def _read(name: str, above: tuple[str, ...] = ()) -> tuple[Path, dict[str, Any]]:
-    """A profile's file and its values on those of its base; ``above`` are the profiles that led here."""
+def _read(name: str) -> dict[str, Any]:
+    """A file's own values, or those that make a layout of a device."""
     path = Path(name) if name.endswith(".toml") else PROFILES / f"{name}.toml"
-    if not path.is_file():
-        raise ConfigError(f"profile {name!r}", why="there is no such profile", fix=nearest(name, known_profiles()))
-    if name in above:
-        circle = " -> ".join((*above, name))
-        raise ConfigError(f"profile {above[0]!r}", why=f"its bases form a circle: {circle}", fix="drop one base")
-    values = read_toml(path)
-    base = values.get("base", "")
-    if not isinstance(base, str):
-        raise ConfigError(f"{path}: base = {base!r}", why="it is not text", fix="put it in quotes")
-    return path, merge(_read(base, (*above, name))[1], values) if base else values
+    device, _, number = name.rpartition("-")
+    if path.is_file():
+        return read_toml(path)
+    if number.isdecimal() and device in known_devices():
+        return _laid_out(load_profile(device), int(number))
+    raise ConfigError(f"profile {name!r}", why="there is no such profile", fix=nearest(name, known_profiles()))
+
+
+def _laid_out(device: Profile, number: int) -> dict[str, Any]:
+    """So many devices: a part of a node, or whole ones.
+
+    Raises:
+        ConfigError: they fill no whole number of nodes.
+    """
+    name, node = f"{device.name}-{number}", device.node_devices
+    if device.measured or number < 1 or (number > node and number % node):
+        raise ConfigError(
+            f"profile {name!r}",
+            why="a measured profile is of the machine at hand" if device.measured else f"a node holds {node} of them",
+            fix=f"choose {device.name}" if device.measured else f"choose 1 to {node}, or a multiple of {node}",
+        )
+    here = min(number, node)
+    source = device.sources.get("node_devices", "")
+    return {
+        "base": device.name,
+        "name": name,
+        "devices_per_node": here,
+        "nodes": number // here,
+        "sources": {"devices_per_node": source if here == node else f"{here} of a node's {node}"},
+    }

@@ -29,10 +29,14 @@ def test_known_names_have_the_layout_of_their_number(device: str, names: list[st
     assert match(device, names).profile == profile
 
 
-def test_a_number_without_a_layout_is_told_with_the_profile_of_one() -> None:
-    found = match("cuda", [H100] * 3)
+def test_a_part_of_a_node_has_its_profile() -> None:
+    assert match("cuda", [H100] * 3).profile == "h100-3"
+
+
+def test_more_than_a_node_holds_is_told_with_the_profile_of_one() -> None:
+    found = match("cuda", [H100] * 9)
     assert found.profile == "h100"
-    assert 'base = "h100" and devices_per_node = 3' in found.why
+    assert 'base = "h100" and devices_per_node = 9' in found.why
 
 
 @pytest.mark.parametrize("name", ["NVIDIA H100 PCIe", "Ascend910B4-1", "NVIDIA H200 NVL", ""])

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from recrl.errors import ConfigError
-from recrl.hardware.profiles import FIGURES, known_profiles, load_profile
+from recrl.hardware.profiles import FIGURES, known_devices, known_profiles, load_profile
 
 FIGURES_TEXT = "".join(f"{name} = 1\n" for name in FIGURES)
 SOURCES_TEXT = "[sources]\n" + "".join(f'{name} = "measured"\n' for name in FIGURES)
@@ -17,11 +17,24 @@ def test_every_profile_loads_and_is_named_as_its_file(name: str):
     assert load_profile(name).name == name
 
 
-@pytest.mark.parametrize("name", [name for name in known_profiles() if name != "cpu"])
+@pytest.mark.parametrize("name", [name for name in known_devices() if name != "cpu"])
 def test_every_device_comes_alone_by_eight_and_by_sixty_four(name: str):
-    base = load_profile(name).base or name
-    sizes = [load_profile(layout).devices for layout in (base, f"{base}-8", f"{base}-64")]
-    assert sizes == [1, 8, 64]
+    layouts = (name, f"{name}-8", f"{name}-64")
+    assert [load_profile(layout).devices for layout in layouts] == [1, 8, 64]
+    assert set(layouts) <= set(known_profiles())
+
+
+@pytest.mark.parametrize(("name", "nodes", "each"), [("h100-3", 1, 3), ("ascend-910c-16", 1, 16), ("h20-24", 3, 8)])
+def test_any_number_that_fills_its_nodes_is_a_profile(name: str, nodes: int, each: int):
+    found = load_profile(name)
+    assert (found.name, found.nodes, found.devices_per_node) == (name, nodes, each)
+    assert found.sources["devices_per_node"]
+
+
+@pytest.mark.parametrize(("name", "words"), [("h100-12", "multiple of 8"), ("h100-0", "1 to 8"), ("cpu-8", "at hand")])
+def test_devices_that_fill_no_node_are_refused(name: str, words: str):
+    with pytest.raises(ConfigError, match=words):
+        load_profile(name)
 
 
 def test_a_layout_has_the_figures_of_its_base():
