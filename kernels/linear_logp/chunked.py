@@ -19,13 +19,10 @@ from torch.autograd.function import once_differentiable
 
 from recrl.kernels.linear_logp import reference
 from recrl.kernels.linear_logp.reference import log_normaliser as log_normaliser
+from recrl.kernels.linear_logp.sizes import CHUNK, KEPT, LEGAL_CHUNK, PLAIN
 
-# In logits, but for the last two, which are in tokens. All measured on a CPU with benchmarks/linear_logp.py.
-PLAIN = 2**19  # up to here the reference is as fast
-KEPT = 2**23  # kept for the backward pass in memory of their own
-CHUNK = 2**21  # computed by one matmul of linear_logp
-LEGAL_CHUNK = 2**20  # and of legal_logp
-TILE = 2**17  # for every thread: two tiles in float32 are half of a second-level cache of 2 MiB
+# Measured on a CPU with benchmarks/linear_logp.py, as are the sizes.
+TILE = 2**17  # logits, for every thread: two tiles in float32 are half of a second-level cache of 2 MiB
 BLOCK = 2048  # rows of one matmul
 TURNED = 1024  # above this many rows x.t() @ y takes twice the time of x @ y in bfloat16
 MATRIX_UNIT = bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: True)())

@@ -16,9 +16,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from recrl.kernels.launches import Launch, float_name
-
-WORKSPACE = 2**25
-"""Elements of dlogits that exist at once (64 MiB in bf16), or T x block_v where that is more: one tile is the least."""
+from recrl.kernels.linear_logp.sizes import WORKSPACE
 
 
 @dataclass(frozen=True)

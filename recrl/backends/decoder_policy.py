@@ -20,6 +20,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from recrl.device.runtime import autocast
 from recrl.groups.packed import PackedGroups
 from recrl.groups.prompts import PromptBatch
+from recrl.kernels.linear_logp.sizes import NO_GRADIENT, NO_GRADIENT_ROWS
 from recrl.kernels.ops import Ops
 from recrl.kernels.places import marked, runs
 from recrl.kernels.shared_prefix_attention.rows import PrefixRows
@@ -28,11 +29,6 @@ from recrl.memory.prior import NodePrior, node_prior
 from recrl.models.shared_prefix import Continue, Extend, Layout, Packed, Prefill, ReadPrompts
 from recrl.models.tensors import ReadTensor
 from recrl.sids.trie import AllowedNodes, Trie
-
-LOGITS_AT_ONCE = 1 << 19
-"""Logits held at once where none is kept for a backward pass: 2 MiB in float32, which stay in a CPU's cache."""
-ROWS_AT_ONCE = 256
-"""Rows that are worth a matrix product; with these a large vocabulary holds more logits."""
 
 MEMORY = "memory"
 """Before the names of what a memory learns."""
@@ -348,7 +344,7 @@ def chosen_logits(
     Returns:
         [S, C] float32, and [S] what ``log_normaliser`` makes of all V logits.
     """
-    rows = max(ROWS_AT_ONCE, LOGITS_AT_ONCE // len(weight))
+    rows = max(NO_GRADIENT_ROWS, NO_GRADIENT // len(weight))
     picked, normalisers = [], []
     for states, index in zip(hidden.split(rows), chosen.split(rows), strict=True):
         logits = states @ weight.t()

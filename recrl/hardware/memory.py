@@ -14,17 +14,12 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from recrl.hardware.model_shapes import ModelShape
+from recrl.kernels.linear_logp.sizes import CHUNK, KEPT, NO_GRADIENT, NO_GRADIENT_ROWS, PLAIN, WORKSPACE
 from recrl.kernels.registry import KERNELS
 
 FLOAT = 4
 """Bytes of a float32."""
 ELEMENTWISE = ("rms_norm", "swiglu", "norm_rotary")
-PLAIN_LOGITS, CHUNK, KEPT = 2**19, 2**21, 2**23
-"""Of ``kernels/linear_logp/chunked.py``: logits up to which nothing is cut, of one matmul, and kept beside it."""
-TRITON_LOGITS = 2**25
-"""Of ``kernels/linear_logp/triton_host.py``: logits whose gradients exist at once."""
-ROLLOUT_LOGITS, ROLLOUT_ROWS = 2**19, 256
-"""Of ``recrl/backends/torch_backend.py``: logits at once where none is kept, or so many rows of them."""
 FEEDS = 5
 """Products that the normed states of a layer feed: queries, keys, values; gate, up. Autocast copies them for each."""
 
@@ -256,11 +251,11 @@ def activations(shape: ModelShape, engine: Engine, share: Share, micro: MicroBat
 def logits(shape: ModelShape, engine: Engine, share: Share, micro: MicroBatch) -> int:
     """Bytes of the logits that are held at once, which is never all of them where they are many."""
     every = micro.scored * -(-shape.vocabulary // share.tensor)
-    if every <= PLAIN_LOGITS:
+    if every <= PLAIN:
         return 3 * FLOAT * every
     if engine.device == "cpu":
         return engine.width * (min(every, CHUNK) + min(every, KEPT))
-    return engine.width * min(every, TRITON_LOGITS)
+    return engine.width * min(every, WORKSPACE)
 
 
 def workspace(shape: ModelShape, engine: Engine, share: Share, micro: MicroBatch) -> int:
@@ -282,7 +277,7 @@ def rollout_parts(shape: ModelShape, engine: Engine, share: Share, rollout: Roll
     prompt = rollout.prompts * rollout.prompt_tokens * key
     # Beams that change parents are gathered into new memory while the old lies there.
     own = 2 * rollout.prompts * rollout.group * rollout.steps * key
-    rows = max(ROLLOUT_ROWS, ROLLOUT_LOGITS // shape.vocabulary)
+    rows = max(NO_GRADIENT_ROWS, NO_GRADIENT // shape.vocabulary)
     scored = min(rollout.prompts * rollout.group, rows) * -(-shape.vocabulary // share.tensor)
     tokens = rollout.prompts * max(rollout.prompt_tokens, rollout.group)
     return {
