@@ -98,6 +98,19 @@ def table(family: str) -> Table:
     return found
 
 
+def as_toml(value: Any) -> str:
+    """A value as TOML writes it, a table on one line; a key without a value is "not set"."""
+    if value is None:
+        return "not set"
+    if isinstance(value, BaseModel):
+        return as_toml(value.model_dump(exclude_unset=True))
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {as_toml(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(as_toml(inner) for inner in value) + "]"
+    return json.dumps(str(value) if isinstance(value, Path) else value, ensure_ascii=False)
+
+
 def _part(table: Table, kind: str, family: str) -> PartHelp:
     part: Part = load_part(table, kind, where=family)
     words = (importlib.import_module(table[kind].split(":")[0]).__doc__ or "").strip()
@@ -129,19 +142,7 @@ def _type_name(annotation: Any) -> str:
 def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
-    return _as_toml(field.get_default(call_default_factory=True))
-
-
-def _as_toml(value: Any) -> str:
-    if value is None:
-        return "not set"
-    if isinstance(value, BaseModel):
-        return _as_toml(value.model_dump(exclude_unset=True))
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{key} = {_as_toml(inner)}" for key, inner in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(_as_toml(inner) for inner in value) + "]"
-    return json.dumps(str(value) if isinstance(value, Path) else value, ensure_ascii=False)
+    return as_toml(field.get_default(call_default_factory=True))
 
 
 def _bounds(field: FieldInfo) -> str:

@@ -1,4 +1,4 @@
-"""The page of methods: every recipe with its formula, source and switches, from recipe files and docstrings.
+"""The page of methods: what each recipe sets, and every part once, from recipe files and docstrings.
 
 python -m recrl.methods_page [FILE]    # default: docs/methods.md; --check fails where the file is out of date
 """
@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Sequence
-from typing import Any
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
 
 from recrl import recipe as recipes
-from recrl.config_help import KeyHelp, section_keys
+from recrl.config_help import KeyHelp, as_toml, section_keys
 from recrl.config_help import table as table_of
-from recrl.config_layers import flat
 from recrl.generated_page import write_page
-from recrl.parts import Part, load_part
+from recrl.parts import load_part
 from recrl.recipe import Recipe
+from recrl.recipe_settings import own_settings
 
 FAMILIES = {
     "rl.environment": "Environments",
@@ -25,6 +26,9 @@ FAMILIES = {
     "rl.signal": "Signals",
     "rl.objective": "Objectives",
 }
+CHOSEN = ("rollout", "rewards", "signal", "objective")
+"""What a recipe chooses: keys of its section ``rl``, in the order in which they act."""
+NEEDS = {"targets": "Known targets are", "feedback": "An environment that answers is"}
 OPENING = """\
 # Methods
 
@@ -32,86 +36,124 @@ Written by `python -m recrl.methods_page` from the recipe files and the docstrin
 this page is out of date. `papers.md B-3` is a section of [that page](papers.md): formulas and their readings.
 
 A method is a recipe: rollout, rewards, signal, objective, tasks and schedule. `recrl rl CONFIG --recipe NAME` trains
-with one, `recrl recipe show NAME` prints it, `recrl recipe diff A B` compares two. Any objective goes with any signal
-and rollout, or is refused before the run starts, with the reason. To add a part: one file beside the others, one line
-in its family's table; to add a recipe: one file in `recrl/recipes/`.
+with one, `recrl recipe show NAME` prints all its keys, `recrl recipe diff A B` compares two. Parts go with each other,
+or are refused before the run starts, with the reason. A new part is one file beside the others and one line in its
+family's table, a new recipe one file in `recrl/recipes/`. Options of several kinds stand at the top of their family.
+
+## Recipes
+
+"Sets" names what differs from the defaults, the parts in this table aside; of a variant, what differs from the recipe
+that it varies. Tables of tasks are whole, without tasks of weight 0.
 """
 
 
 def page() -> str:
     """The whole page."""
     found = [recipes.read(name) for name in recipes.names()]
-    parts = ["## Recipes\n\n" + _overview(found), *(_recipe(one) for one in found)]
-    for family, title in FAMILIES.items():
-        parts.append(f"## {title}\n\n`{family}.kind`")
-        parts += [_part(family, kind) for kind in table_of(family)]
-    return "\n\n".join([OPENING.rstrip(), *parts]) + "\n"
+    roots = [one for one in found if not one.base]
+    sections = [OPENING.rstrip(), _overview(roots, found)]
+    for one in roots:
+        sections += _recipe(one, found)
+    for family in FAMILIES:
+        sections += _family(family)
+    return "\n\n".join(sections) + "\n"
 
 
-def _overview(found: list[Recipe]) -> str:
-    rows = [(f"[`{one.name}`](#{one.name})", f"`{one.base}`" if one.base else "", one.source) for one in found]
-    return _markdown(("recipe", "varies", "source"), rows)
+def _overview(roots: list[Recipe], found: list[Recipe]) -> str:
+    """Recipes that vary no other one, with their parts."""
+    rows = []
+    for one in roots:
+        count = sum(len(_variants(base, found)) for base in _bases(one, found))
+        name = f"[`{one.name}`](#{one.name})" + (f" and {count} variants" if count else "")
+        rl = one.values["rl"]
+        chosen = [rl[key] if isinstance(rl[key], list) else [rl[key]] for key in CHOSEN]
+        parts = [
+            ", ".join(f"[`{choice['kind']}`](#{key.removesuffix('s')}-{choice['kind']})" for choice in choices)
+            for key, choices in zip(CHOSEN, chosen, strict=True)
+        ]
+        rows.append((name, *parts, one.source))
+    return _markdown(("recipe", *CHOSEN, "source"), rows)
 
 
-def _recipe(one: Recipe) -> str:
-    """What it is, how its parts compute, and the keys that it sets."""
-    rl = one.values.get("rl", {})
-    lines = [f"### {one.name}", one.about, f"Source: {one.source}." + (f" Varies `{one.base}`." if one.base else "")]
-    chosen = {
-        "rl.rollout": [rl["rollout"]],
-        "rl.rewards": rl["rewards"],
-        "rl.signal": [rl["signal"]],
-        "rl.objective": [rl["objective"]],
-    }
-    computed = [
-        f"- {family.removeprefix('rl.')} `{choice['kind']}`: {_first(_module(family, choice['kind']))}"
-        for family, choices in chosen.items()
-        for choice in choices
-    ]
-    lines.append("\n".join(computed))
-    modules = [_module(family, choice["kind"]) for family, choices in chosen.items() for choice in choices]
-    lines += [formula for doc in modules if (formula := _formula(doc))]
-    keys = [(f"`{key}`", _value(value)) for key, value in flat(one.values).items() if key != "rl.rewards"]
-    for number, reward in enumerate(rl["rewards"]):
-        keys += [(f"`rl.rewards.{number}.{key}`", _value(value)) for key, value in reward.items()]
-    lines.append(_markdown(("key", "value"), keys))
-    return "\n\n".join(lines)
+def _recipe(one: Recipe, found: list[Recipe]) -> Iterator[str]:
+    """The section of a recipe that varies no other one: what it is, what it sets, its variants, and theirs."""
+    yield f"### {one.name}"
+    yield one.about + (f" Sets {sets}." if (sets := _sets(one)) else "")
+    for base in _bases(one, found):
+        rows = [(f"`{each.name}`", each.about, _sets(each), each.source) for each in _variants(base, found)]
+        yield _markdown((f"variant of `{base.name}`", "what it is", "sets", "source"), rows)
 
 
-def _part(family: str, kind: str) -> str:
-    """A kind: what its module says, its source, its options."""
-    part: Part = load_part(table_of(family), kind, where=family)
-    doc = inspect.cleandoc(_module(family, kind))
-    lines = [f"### {kind}", doc, f"Source: {part.source}." if part.source else ""]
-    rows = [_option(key) for key in section_keys(part.options)]
-    if rows:
-        lines.append(_markdown(("option", "type", "default", "bounds", "what it does"), rows))
-    return "\n\n".join(line for line in lines if line)
+def _bases(root: Recipe, found: list[Recipe]) -> list[Recipe]:
+    """A recipe and those below it, as far as others vary them."""
+    variants = _variants(root, found)
+    below = [base for one in variants for base in _bases(one, found)]
+    return [root, *below] if variants else []
 
 
-def _option(key: KeyHelp) -> tuple[str, ...]:
-    return f"`{key.key}`", key.type, f"`{key.default}`", key.bounds, key.help
+def _variants(base: Recipe, found: list[Recipe]) -> list[Recipe]:
+    return [one for one in found if one.base == base.name]
+
+
+def _sets(one: Recipe) -> str:
+    return ", ".join(f"`{key} = {as_toml(value)}`" for key, value in own_settings(one).items())
+
+
+def _family(family: str) -> Iterator[str]:
+    """What its package says, the options that several kinds have, and every kind."""
+    parts = {kind: load_part(table_of(family), kind, where=family) for kind in table_of(family)}
+    options = {kind: section_keys(part.options) for kind, part in parts.items()}
+    counts = Counter(option for having in options.values() for option in having)
+    shared = [option for option, count in counts.items() if count > 1]
+    yield f"## {FAMILIES[family]}: `{family}`"
+    package = _module(family, next(iter(parts))).rpartition(".")[0]
+    needs = [_needs(gift, {kind: part.needs == gift for kind, part in parts.items()}) for gift in NEEDS]
+    yield " ".join(filter(None, (_doc(package), *needs)))
+    if shared:
+        rows = [(*_option(one), _who({kind: one in having for kind, having in options.items()})) for one in shared]
+        yield _markdown(("option and default", "values", "what it does", "kinds"), rows)
+    for kind, part in parts.items():
+        yield f"### {FAMILIES[family].removesuffix('s')} `{kind}`"
+        yield _with_source(_doc(_module(family, kind)), part.source)
+        if own := [_option(option) for option in options[kind] if option not in shared]:
+            yield _markdown(("option and default", "values", "what it does"), own)
+
+
+def _with_source(doc: str, source: str) -> str:
+    """A docstring, with the source in its first paragraph unless all words of it are in the docstring."""
+    words = re.compile(r"[\w:./-]*\w")
+    if set(words.findall(source)) <= set(words.findall(doc)):
+        return doc
+    first, *rest = doc.split("\n\n", 1)
+    return "\n\n".join([f"{first} Source: {source}.", *rest])
+
+
+def _needs(gift: str, by_kind: dict[str, bool]) -> str:
+    """A sentence on the kinds that need something of the environment."""
+    return f"{NEEDS[gift]} needed by {_who(by_kind)}." if any(by_kind.values()) else ""
+
+
+def _who(by_kind: dict[str, bool]) -> str:
+    """The kinds of which something holds, or the others where they are fewer."""
+    having = [f"`{kind}`" for kind, holds in by_kind.items() if holds]
+    lacking = [f"`{kind}`" for kind, holds in by_kind.items() if not holds]
+    if not lacking:
+        return "all"
+    return f"all but {', '.join(lacking)}" if len(lacking) < len(having) else ", ".join(having)
+
+
+def _option(key: KeyHelp) -> tuple[str, str, str]:
+    values = key.type.replace(" | ", " or ")
+    return f"`{key.key} = {key.default}`", ", ".join(filter(None, (values, key.bounds))), key.help
 
 
 def _module(family: str, kind: str) -> str:
-    """The docstring of the module that holds a kind."""
-    return importlib.import_module(table_of(family)[kind].split(":")[0]).__doc__ or ""
+    return table_of(family)[kind].split(":")[0]
 
 
-def _first(doc: str) -> str:
-    """The first paragraph, on one line."""
-    return " ".join(inspect.cleandoc(doc).split("\n\n")[0].split())
-
-
-def _formula(doc: str) -> str:
-    """The indented blocks of a docstring, which are its formulas, as code."""
-    blocks = inspect.cleandoc(doc).replace("::\n", ":\n").split("\n\n")
-    indented = [block for block in blocks if block and all(line.startswith("    ") for line in block.splitlines())]
-    return "\n\n".join(indented)
-
-
-def _value(value: Any) -> str:
-    return f"`{value}`".replace("True", "true").replace("False", "false")
+def _doc(module: str) -> str:
+    """A module's docstring as Markdown, which takes indented blocks, the formulas, for code."""
+    return inspect.cleandoc(importlib.import_module(module).__doc__ or "").replace("``", "`")
 
 
 def _markdown(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:

@@ -16,7 +16,8 @@ PACKAGE = Path(recrl.__file__).parent
 ROOMS = (
     *("errors", "processes", "seeding", "generated_page", "atomic", "parts", "config_layers"),
     *("device", "kernels", "data", "models", "section", "recipe", "sids", "training_sections", "config"),
-    *("config_help", "baselines", "memory", "groups", "prompts", "objectives", "signals", "methods_page"),
+    *("config_help", "recipe_settings"),
+    *("baselines", "memory", "groups", "prompts", "objectives", "signals", "methods_page"),
     *("backends", "store", "run_data", "rollout", "ranking", "environments", "evaluation", "report", "rewards"),
     *("method", "hardware", "training", "demo", "bench", "comparison", "commands"),
 )

@@ -1,7 +1,6 @@
 """GRPO: PPO's clipped surrogate, two bounds, dual clip, a k3 KL term (arXiv:2402.03300; papers.md B-3, B-4 and B-6).
 
     J = mean over rows of (1/T) sum_t min(r A, clip(r, 1 - clip_low, 1 + clip_high) A) - kl_beta KL(policy || reference)
-    r = exp(logp - logp_old) of a token, T tokens of a row
 
 DAPO's loss is ``clip_high = 0.28``, ``average = "token"`` and no KL; Dr. GRPO's (arXiv:2503.20783) is
 ``average = "sum"`` with a signal that does not divide by the standard deviation. Its code divides by a constant too,

@@ -1,7 +1,9 @@
 """GSPO: PPO's clip on the sequence-level ratio (arXiv:2507.18071; papers.md B-5).
 
-J = mean over rows of min(s A, clip(s, 1 - clip_low, 1 + clip_high) A)
-s = exp(mean_t(logp - logp_old)), the geometric mean of a row's token ratios
+    J = mean over rows of min(s A, clip(s, 1 - clip_low, 1 + clip_high) A)
+    s = exp(mean_t(logp - logp_old))
+
+s is the geometric mean of a row's token ratios.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""SAGE: one ratio a slate, a boost for positives, an entropy-aware bound for negatives (arXiv:2601.21452; papers.md A).
+"""SAGE: one ratio a slate, a boost for positives, an entropy-aware bound for negatives (papers.md A).
 
     J = mean over rows of (r / sg Phi) A,  r = exp(sum_t(logp - logp_old) / n)                                  (eq. 6)
     Phi = max(1, r / (1 + boost))                    where A >= 0: the coefficient is min(r, 1 + boost)         (eq. 2)
@@ -7,9 +7,8 @@
 
 n is the number of tokens (or of items, ``divisor``), p and p_old the geometric means of the slate's probabilities, H
 the entropy of its items' categories and mean H its moving average over rollouts, as it was before the present one. At
-r = 1, the first optimiser step after a rollout, the boost can't act: give a rollout several.
-
-The printed eq. 2 and 3 cannot be meant (papers.md A-2, A-3): they are switches, for comparison.
+r = 1, the first optimiser step after a rollout, the boost can't act: give a rollout several. The printed eq. 2
+and 3 cannot be meant (papers.md A-2, A-3): they are switches, for comparison.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """1 for an item that the user clicks on, as the environment answers; less for one that he rejects.
 
-R = mean over the distinct items of a response of (clicked - rejection_cost x rejected)
+    R = mean of (clicked - rejection_cost x rejected)
+
+The mean is over the distinct items of a response.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
 """What a fitted collaborative scorer thinks of the items; it needs no target and is dense where hits are sparse.
 
+    R = mean score of the distinct items of a response, normalised within its group
+
 A history that was cut from a training sequence is scored without what that sequence added to the scorer's counts: they
 would tell what this very user took next, and nothing of what others might.
 """

@@ -1,7 +1,4 @@
-"""1 for an item that the user comments on, as the environment answers; rarer than a click, and a stronger sign.
-
-R = share of the distinct items of a response that are commented on
-"""
+"""Share of a response's distinct items that the user comments on: rarer than clicks, and a stronger sign."""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
 """How long the items are watched, as the environment answers.
 
-R = mean over the distinct items of a response of min(watched seconds / unit_s, longest)
+    R = mean of min(watched seconds / unit_s, longest)
+
+The mean is over the distinct items of a response.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Mean engagement of the items that hit, 0 without a hit (SAGE's second objective; papers.md A-6)."""
+"""Mean engagement of the distinct items that hit, 0 without a hit (SAGE's second objective; papers.md A-6); an item's
+engagement is log(1 + training count) over the largest of the catalogue.
+"""
 
 from __future__ import annotations
 

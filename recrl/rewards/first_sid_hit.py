@@ -1,4 +1,4 @@
-"""1 where the first item that a response names is a target, else 0 (OpenOneRec's ``score``; papers.md E-1)."""
+"""1 where a response's first item is a target, else 0 (``score`` of Kuaishou-OneRec/OpenOneRec; papers.md E-1)."""
 
 from __future__ import annotations
 

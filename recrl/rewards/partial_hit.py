@@ -1,5 +1,5 @@
-"""Mean credit of a response's items: 1 for all codes of a target, a tenth for every level less (OpenOneRec's
-``partial_hit`` over 100; papers.md D-2 and E-1).
+"""Mean credit of a response's items: 1 for all codes of a target, a tenth for every level less (``partial_hit``
+of Kuaishou-OneRec/OpenOneRec over 100; papers.md D-2 and E-1).
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ class RolloutOptions(Options):
     group_size: int = Field(16, ge=2)
     """Responses a prompt."""
     slate_size: int = Field(1, ge=1)
-    """Items that a response names, one behind the other."""
+    """Items that a response names, concatenated."""
 
 
 class SingleItemOptions(RolloutOptions):

@@ -1,7 +1,7 @@
 """Legal beam search as a tree over one prompt cache (SINGER's rollout, papers.md C-3 and C-4).
 
-Score = sum of log-probabilities, no length normalisation. A beam that reached a leaf is finished and keeps its score
-while others go on. A step is one forward over all beams; the prompt's keys are computed once and never copied.
+The score is the sum of log-probabilities, not normalised by length. A beam that reached a leaf is finished and keeps
+its score while others go on. A step is one forward over all beams; the prompt's keys are computed once, never copied.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The target against random items of the catalogue, without a policy (S-DPO's negatives, papers.md B-9).
+"""The target against random items of the catalogue, without a policy (chenyuxin1999/S-DPO; papers.md B-9).
 
 The first response names the prompt's first target, the others distinct items that are neither a target nor in the
 history. Where a prompt shows candidates, all are candidates, and there are none where the target is not one of them.
-Items that are spelled alike are one: the lowest of them stands for all, so that no negative reads like the target. No
+Items with equal token sequences are merged into the lowest of them, so that no negative reads like the target. No
 rollout drew them: their rollout log-probabilities are 0.
 """
 

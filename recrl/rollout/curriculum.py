@@ -2,7 +2,7 @@
 
     given tokens = min(floor((T - t) L / T), L - 1)      T rollouts in all, t done, L SID levels          (eq. 3 to 5)
 
-A prompt is hard where no beam of a first rollout names a target. Its second rollout goes on behind the first tokens of
+A prompt is hard where no beam of a first rollout names a target. Its second rollout continues after the first tokens of
 its first target's SID, which stand in the prompt: no loss falls on them. The share that is given falls to nothing over
 the run. Prompts that ask for titles are never helped, nor are those whose target is not among their candidates.
 """

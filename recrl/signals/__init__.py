@@ -1,7 +1,7 @@
 """Groups and rewards -> advantages and active rows, one function a file. ``SIGNALS`` names them.
 
 A signal is ``run(groups, rewards [B, G, M], weights [M], options, context) -> Signal``; the context holds what it
-returned as its state at the step before.
+returned as its state at the step before. Letters: R the reward of a response, A its advantage.
 """
 
 SIGNALS = {

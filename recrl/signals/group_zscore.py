@@ -2,7 +2,7 @@
 
     A = (R - mean R) / (std R + std_eps)
 
-Mean and standard deviation are over the responses of a prompt.
+Mean and standard deviation (std) are over the responses of a prompt.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """ReCast's repair, then GRPO's signal over all of a group (ReCast's ablation; papers.md D-7).
 
-    A = (R - mean R) / (std R + std_eps),  R = 1 for an anchor
+    R = 1 for an anchor,  then A as in group_zscore
 
 In a group without a hit the response with the lowest structural score becomes an anchor.
 """

@@ -1,4 +1,4 @@
-"""+1 for a hit, -1 for a miss, not normalised: S-DPO's pairs and OneRec-V2's plain feedback (papers.md B-1 and B-9).
+"""+1 for a hit, -1 for a miss: S-DPO's pairs and OneRec-V2's plain feedback (papers.md B-1 and B-9).
 
     A = positive_weight where R > 0, -negative_weight elsewhere
 
