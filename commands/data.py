@@ -8,7 +8,9 @@ from typing import Any
 
 import click
 
-FORMATS = ("amazon", "minionerec", "recif")
+from recrl.data.readers import READERS
+
+FORMATS = tuple(kind for kind in READERS if kind != "synthetic")  # which makes its data, and has a command of its own
 SPLITS = click.Choice(["leave-one-out", "chronological"])
 
 
@@ -18,7 +20,7 @@ def data() -> None:
 
 
 @data.command(short_help="Read, split and write a data set.")
-@click.argument("format_", metavar="FORMAT", type=click.Choice(FORMATS))
+@click.argument("format_", type=click.Choice(FORMATS))
 @click.argument("source", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write.")
 @click.option("--split", type=SPLITS, help="Default: leave-one-out, or the source's own split.")
@@ -31,7 +33,7 @@ def data() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print dataset.json instead of a table.")
 @click.option("-O", "option", multiple=True, metavar="KEY=VALUE", help="An option of the reader; may be repeated.")
 def prepare(format_: str, out: Path, as_json: bool, min_core: int | None, option: tuple[str, ...], **rest: Any) -> None:
-    """Prepare SOURCE, a file or folder in FORMAT (amazon, minionerec, recif)."""
+    """Prepare SOURCE, a file or folder in one of the formats that stand before it."""
     options: dict[str, Any] = _options(option)
     if min_core is not None:
         options["min_core"] = min_core
