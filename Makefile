@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 OLDER_MEGATRON := $(VENV)/megatron-core-0.12.1
 
-.PHONY: demo test test-distributed lint aot bench example-toys example-beauty example-market clean
+.PHONY: demo test test-distributed lint aot site bench example-toys example-beauty example-market clean
 
 demo: $(READY)
 	$(BIN)/recrl demo
@@ -37,6 +37,11 @@ bench: $(READY)
 aot: $(READY)
 	cd tests && ../$(BIN)/python -m recrl.kernels.aot --check
 
+# The pages of docs/ in site/. A broken link fails; not with --quiet, which hides warnings from --strict, too.
+site: $(READY)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 example-toys: $(READY)
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/toys/run.sh toys
 
@@ -54,5 +59,5 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

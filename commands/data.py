@@ -21,7 +21,7 @@ def data() -> None:
 
 
 @data.command(short_help="Read, split and write a data set.")
-@click.argument("format_", metavar="FORMAT", type=click.Choice(FORMATS))
+@click.argument("format_", type=click.Choice(FORMATS))
 @click.argument("source", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write.")
 @click.option("--split", type=SPLITS, help="Default: leave-one-out, or the source's own split.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import recrl
 
 PACKAGE = Path(recrl.__file__).parent
+DOCS = Path(__file__).resolve().parents[1] / "docs"
 ROOMS = (
     *("errors", "processes", "seeding", "generated_page", "atomic", "parts", "config_layers"),
     *("device", "kernels", "data", "models", "section", "recipe", "sids", "training_sections", "config"),
@@ -73,3 +75,10 @@ def test_no_files_import_each_other_in_a_circle() -> None:
         TopologicalSorter(imports()).prepare()
     except CycleError as error:
         pytest.fail(" -> ".join(error.args[1]))
+
+
+def test_the_page_of_the_architecture_has_every_room_in_this_order() -> None:
+    table = (DOCS / "architecture.md").read_text(encoding="utf-8").split("| room |")[1].split("\n\n")[0]
+    assert tuple(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == ROOMS
+    picture = (DOCS / "images" / "rooms.svg").read_text(encoding="utf-8")
+    assert set(re.findall(r">(\w+)</text>", picture)) >= set(ROOMS)

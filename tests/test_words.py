@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PLACES = ("README.md", "docs", "recrl", "commands", "kernels", "examples", "benchmarks")
+PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
+PLACES = (*PAGES, "docs", "recrl", "commands", "kernels", "examples", "benchmarks")
 SUFFIXES = {".py", ".md", ".toml", ".c", ".j2"}
 PHRASES = {
     "is the meaning": "is the specification",
