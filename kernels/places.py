@@ -29,7 +29,7 @@ class Places:
 
     @classmethod
     def of(cls, length: Tensor, known: Sequence[int] | None = None) -> Places:
-        """[B] lengths of rows that stand one behind the other.
+        """[B] lengths of concatenated rows.
 
         Args:
             known: the same in the host's memory; without it they are fetched from the device.
@@ -66,7 +66,7 @@ class Places:
 
 
 def runs(start: Tensor, length: Tensor, total: int) -> Tensor:
-    """[N] starts and lengths -> [total]: start, start + 1 ... of every run, one run behind the other.
+    """[N] starts and lengths -> [total]: start, start + 1 ... of every run, concatenated.
 
     ``total`` is the sum of the lengths; with it there is no host-device sync.
     """
@@ -77,7 +77,7 @@ def runs(start: Tensor, length: Tensor, total: int) -> Tensor:
 
 def marked(mask: Tensor, total: int) -> Tensor:
     """[P] bool, of which ``total`` are True -> [total] their places; ``nonzero`` that does not wait for the device."""
-    order = torch.where(mask, mask.cumsum(0) - 1, total)  # the others all go behind the end
+    order = torch.where(mask, mask.cumsum(0) - 1, total)  # the others all go after the end
     place = torch.arange(len(mask), device=mask.device)
     return torch.zeros(total + 1, dtype=torch.long, device=mask.device).scatter_(0, order, place)[:total]
 

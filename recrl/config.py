@@ -173,7 +173,7 @@ class EvalSection(Section):
     bootstrap: int = Field(1000, ge=0)
     """Resamples behind the 95 % intervals; 0 leaves them out."""
     slate_beams: int = Field(4, ge=1)
-    """Beams of slates, whose items one behind the other are the list of a model that was trained on slates."""
+    """Beams of slates, whose items, concatenated, are the list of a model that was trained on slates."""
     slate_size: int = Field(0, ge=0)
     """Items of these slates; 0 is as many as in training."""
     valid_examples: int = Field(4000, ge=0)

@@ -31,6 +31,8 @@ PHRASES = {
     "can be had": "is feasible, is available",
     "to be had": "is available",
     "and beside whom": "independent of batch and rank",
+    "one behind the other": "concatenated",
+    "behind the end": "after the end",
     "METHODS A": "papers.md A",
     "METHODS B": "papers.md B",
     "METHODS C": "papers.md C",

@@ -144,7 +144,7 @@ class Passes:
 
 
 def _spots(source: Tensor, target: Tensor, block: slice, span: slice) -> tuple[Tensor, Tensor]:
-    """Which targets lie in a chunk, and where in its entries (behind the last for the others)."""
+    """Which targets lie in a chunk, and where in its entries (after the last for the others)."""
     line, place = source - block.start, target - span.start
     rows, width = _size(block), _size(span)
     inside = (line >= 0) & (line < rows) & (place >= 0) & (place < width)

@@ -31,7 +31,7 @@ class RowSizes:
 
 @dataclass(frozen=True)
 class PrefixRows:
-    """All prompts one behind the other, then the response-prefix tokens of all responses.
+    """All prompts concatenated, then the response-prefix tokens of all responses.
 
     Responses of a prompt that share a prefix have one state for it, so that one token of the flat row may
     hold a token of each of them: it stands where the first of them has it.

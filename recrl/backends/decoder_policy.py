@@ -199,7 +199,7 @@ class DecoderPolicy(ABC):
         assert not missing, f"not filled: {', '.join(missing)}"
 
     def causal_hidden(self, ids: Tensor, length: Tensor) -> Tensor:
-        """[T] tokens of rows that stand one behind the other, and [B] their lengths -> [T, H]."""
+        """[T] tokens of concatenated rows, and [B] their lengths -> [T, H]."""
         rows = PrefixRows.alone(length)
         return self.hidden(ids, rows.positions, Packed(rows, self.ops, reads_all=True))
 

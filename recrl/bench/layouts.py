@@ -131,7 +131,7 @@ def budgets(batch: PackedGroups) -> list[int]:
 
 
 def flat_gradient(rl: Rl, batch: PackedGroups) -> Tensor:
-    """The gradient of an optimiser step on a batch, all parameters one behind the other."""
+    """The gradient of an optimiser step on a batch, all parameters concatenated."""
     rl.optimizer.zero_grad()
     rl.backward(batch)
     gradient = torch.cat([cast("Tensor", parameter.grad).flatten() for parameter in rl.policy.model.parameters()])

@@ -115,7 +115,7 @@ class Examples:
 
     @classmethod
     def join(cls, parts: Sequence[Examples]) -> Examples:
-        """One behind the other."""
+        """Concatenated, in order."""
         return cls(
             np.concatenate([part.users for part in parts]),
             Ragged.join([part.history for part in parts]),

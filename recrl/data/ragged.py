@@ -35,7 +35,7 @@ class Ragged:
 
     @classmethod
     def join(cls, parts: Sequence[Ragged]) -> Ragged:
-        """One behind the other."""
+        """Concatenated, in order."""
         lengths = np.concatenate([part.lengths for part in parts])
         return cls(np.concatenate([part.values for part in parts]), np.concatenate([[0], np.cumsum(lengths)]))
 
@@ -56,7 +56,7 @@ class Ragged:
         return np.diff(self.offsets)
 
     def padded(self, fill: int) -> NDArray[np.int64]:
-        """[rows, longest length], ``fill`` behind the end of a row."""
+        """[rows, longest length], ``fill`` after the end of a row."""
         lengths = self.lengths
         real = np.arange(int(lengths.max(initial=0))) < lengths[:, None]
         rows = np.full(real.shape, fill, np.int64)

@@ -67,7 +67,7 @@ class PromptSource:
         return self._table
 
     def _make(self, number: int) -> PromptTable:
-        """All tasks, one behind the other, each as often as its weight says."""
+        """All tasks concatenated, each as often as its weight says."""
         tables, drawn = [], []
         for task, weight in sorted(self._config.rl.tasks.items()):
             examples = self._examples(task, number)

@@ -79,7 +79,7 @@ class EvaluationResult(BaseModel):
     """Weight of the memory beside the model; None without one."""
     beam_width: int | None = None
     slate_size: int | None = None
-    """Items of a slate, where a model's list is its slates one behind the other."""
+    """Items of a slate, where a model's list is its slates, concatenated."""
     slate_beams: int | None = None
     seconds: float = Field(ge=0)
     metrics: dict[str, Metric]

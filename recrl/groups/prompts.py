@@ -37,7 +37,7 @@ class PromptBatch:
         length: [B].
         targets: of every prompt.
         history: [B, H] the items that the user took, oldest first, as many as the prompt may show.
-        start: [B] trie node that responses go on from: a root, or behind the part of the target that is given.
+        start: [B] trie node that responses go on from: a root, or after the part of the target that is given.
         pool: [B, C] candidates that a prompt shows, and the only items that its responses may name; a row of -1 alone
             is the whole catalogue, and None is that for all prompts.
         recalled: what the memory knows of the prompts, None without one.
@@ -67,7 +67,7 @@ class PromptBatch:
         """[B, items] bool: a response may name the item; None where it may name any."""
         if self.pool is None:
             return None
-        # The column behind the last takes the padding.
+        # The column after the last takes the padding.
         named = self.pool.new_zeros(len(self), items + 1, dtype=torch.bool)
         named.scatter_(1, torch.where(self.pool >= 0, self.pool, items), True)
         return named[:, :items] | (self.pool < 0).all(1, keepdim=True)

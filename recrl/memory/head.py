@@ -52,7 +52,7 @@ class MemoryHead(nn.Module):
             self.learned = nn.Sequential(first, nn.SiLU(), last)
 
     def forward(self, recalled: Recalled) -> Tensor:
-        """[B, M] float32: log-weights above those of items that are not recalled; 0 behind the last item."""
+        """[B, M] float32: log-weights above those of items that are not recalled; 0 after the last item."""
         shape = self.shape
         above = torch.log(recalled.share + shape.floor) - math.log(shape.floor)
         if self.learned is not None:

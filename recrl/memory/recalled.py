@@ -13,8 +13,8 @@ class Recalled:
     """Of B prompts; a prompt of which nothing is recalled is decoded by the model alone.
 
     Attributes:
-        items: [B, M] item indices, best first, -1 behind the last.
-        share: [B, M] float32, the item's share of the prompt's whole score; 0 behind the last.
+        items: [B, M] item indices, best first, -1 after the last.
+        share: [B, M] float32, the item's share of the prompt's whole score; 0 after the last.
         features: [B, M, F] float32, what the learned part sees.
     """
 

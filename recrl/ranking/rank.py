@@ -42,7 +42,7 @@ class Ranking:
 
     @classmethod
     def join(cls, parts: list[Ranking]) -> Ranking:
-        """Rows one behind the other."""
+        """Rows concatenated."""
         return cls(np.concatenate([part.items for part in parts]), np.concatenate([part.scores for part in parts]))
 
     def first(self, k: int) -> Ranking:
@@ -122,7 +122,7 @@ def length_batches(ids: Ragged, token_budget: int, width: int) -> list[NDArray[n
 class Slates:
     """How lists come of a model that was trained to name several items at once.
 
-    ``beams`` slates of ``size`` items, best first; their items one behind the other are the list, without repetitions
+    ``beams`` slates of ``size`` items, best first; their items, concatenated, are the list, without repetitions
     (papers.md A-7, K above L).
     """
 

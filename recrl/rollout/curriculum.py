@@ -32,7 +32,7 @@ class CurriculumOptions(SingleItemOptions, BeamOptions):
 
 
 def rollout(prompts: PromptBatch, options: CurriculumOptions, context: RolloutContext) -> RolloutGroups:
-    """Beams; of hard prompts those behind the given tokens. ``hard`` says which prompts they are."""
+    """Beams; of hard prompts those after the given tokens. ``hard`` says which prompts they are."""
     first = beam_rollout(prompts, options, context)
     levels = context.codes.shape[1]
     given = guide_length(context.step, context.steps, levels, options.guide_cap)
@@ -68,7 +68,7 @@ def guided(prompts: PromptBatch, trie: Trie, given: int) -> PromptBatch:
 
 
 def _behind(nodes: Tensor, trie: Trie, item: Tensor, given: int) -> Tensor:
-    """[B] node behind the given tokens: where the next one is chosen, or the leaf where none is left."""
+    """[B] node after the given tokens: where the next one is chosen, or the leaf where none is left."""
     if given < nodes.shape[1]:
         after = nodes[:, given]
         return torch.where(after >= 0, after, trie.leaf[ROOT, item])

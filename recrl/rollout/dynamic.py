@@ -32,7 +32,7 @@ def spread(tokens: Tensor, hits: Tensor) -> Tensor:
     """[B, W] places of the samples in the order in which they are taken.
 
     Args:
-        tokens: [B, W, R] of the samples, -1 behind the end.
+        tokens: [B, W, R] of the samples, -1 after the end.
         hits: [B, W] bool: the sample names a target.
     """
     same = (tokens.unsqueeze(1) == tokens.unsqueeze(2)).all(-1)  # [B, W, W]

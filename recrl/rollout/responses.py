@@ -18,9 +18,9 @@ class Responses:
     """W legal responses to each of B prompts, of at most R tokens.
 
     Attributes:
-        tokens: [B, W, R], -1 behind the end.
+        tokens: [B, W, R], -1 after the end.
         nodes: [B, W, R] trie nodes that they were chosen at.
-        logps: [B, W, R] log-probabilities, 0 behind the end.
+        logps: [B, W, R] log-probabilities, 0 after the end.
         exists: [B, W] bool.
         items: [B, W, I] the items that a response names, -1 where none exists.
     """

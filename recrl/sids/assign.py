@@ -39,7 +39,7 @@ Path_ = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Assigned:
-    """The index with the new items behind the old ones.
+    """The index with the new items after the old ones.
 
     Attributes:
         item_ids: of all items, in the order of ``index``.

@@ -129,7 +129,7 @@ class Trie:
         return edge + self.roots
 
     def paths(self, item: Tensor, root: Tensor | int = ROOT) -> tuple[Tensor, Tensor]:
-        """What spells items below a root: [...] -> [..., depth] tokens and the nodes they are chosen at, -1 behind the
+        """What spells items below a root: [...] -> [..., depth] tokens and the nodes they are chosen at, -1 after the
         end.
         """
         node = self.leaf[root, item]

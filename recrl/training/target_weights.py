@@ -16,7 +16,7 @@ from recrl.data.frequency import dataset_counts
 def target_weights(dataset: Dataset, power: float) -> NDArray[np.float32]:
     """[items + 1]: ``(n + 1) ** -power`` of an item with ``n`` training interactions, 1 on average over targets.
 
-    The entry behind the last item, which index -1 finds, is 1: the weight of what names no item.
+    The entry after the last item, which index -1 finds, is 1: the weight of what names no item.
     """
     weight = (dataset_counts(dataset) + 1.0) ** -power
     train = dataset.train

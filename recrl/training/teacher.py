@@ -134,7 +134,7 @@ def soft_target_loss(logp: Tensor, weight: Tensor) -> Tensor:
     what they have and pushes nothing far below that.
 
     Args:
-        logp: [N, R] log-probabilities of tokens, 0 behind the end.
+        logp: [N, R] log-probabilities of tokens, 0 after the end.
         weight: [N].
     """
     total = logp.sum(1)
