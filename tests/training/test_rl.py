@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from recrl.data import dataset as datasets
 from recrl.errors import UserError
 from recrl.groups.packed import PackedGroups, pack_active
+from recrl.groups.rollout import RolloutGroups, Signal
 from recrl.models.checkpoint import load_folder
 from recrl.store import checkpoint
 from recrl.store.run_folder import StageFolder
@@ -103,6 +104,25 @@ def test_a_step_is_grpo_on_unpacked_rows(
     assert values["actor/lr"] == 1e-3
     assert "timing_s/old_log_prob" not in values
     assert "timing_s/ref" not in values
+
+
+def test_a_rewards_weight_counts_in_the_advantages_and_in_the_mean(world: Path, trained: Path, tmp_path: Path) -> None:
+    rewards = [{"kind": "hit", "weight": 3.0}, {"kind": "sid_level", "weight": -0.5}]
+    options = {"kind": "group_zscore", "scale_by_std": False}
+    rl = rl_of(world, trained, tmp_path, rewards=rewards, signal=options)
+    signal, seen = rl.method.signal, []
+
+    def watched(groups: RolloutGroups, rewards: Tensor, *rest: Any) -> Signal:
+        made: Signal = signal.run(groups, rewards, *rest)
+        seen.append((3 * rewards[..., 0] - 0.5 * rewards[..., 1], made.advantage))
+        return made
+
+    rl.method = replace(rl.method, signal=replace(signal, run=watched))
+    values = rl.step()
+    ((total, advantage),) = seen
+    assert (total > 1).any()  # some hit
+    torch.testing.assert_close(advantage, total - total.mean(1, keepdim=True))
+    assert values["reward/mean"] == pytest.approx(float(total.mean()))
 
 
 def test_skipping_the_old_log_probability_changes_nothing(world: Path, trained: Path, tmp_path: Path) -> None:
