@@ -39,13 +39,13 @@ class Indifferent:
     def prefill(self, prompts: PromptBatch) -> tuple[None, Tensor]:
         return None, torch.zeros(len(prompts), 1, 1)
 
-    def extend(self, state: None, parent: Tensor, token: Tensor, step: int) -> Tensor:
+    def extend(self, _state: None, _parent: Tensor, token: Tensor, _step: int) -> Tensor:
         return torch.zeros(*token.shape, 1)
 
-    def prior(self, prompts: PromptBatch) -> None:
+    def prior(self, _prompts: PromptBatch) -> None:
         return None
 
-    def candidate_logp(self, hidden: Tensor, candidates: Tensor, exists: Tensor, bias: Tensor | None = None) -> Tensor:
+    def candidate_logp(self, _hidden: Tensor, _candidates: Tensor, exists: Tensor, _bias: None) -> Tensor:
         return torch.zeros(exists.shape).masked_fill(~exists, float("-inf"))
 
 
