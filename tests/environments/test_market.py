@@ -110,6 +110,14 @@ def test_a_run_ends_before_it_passes_its_budget_and_validates_there(world: Path,
     assert "valid/ndcg@10" in lines[-1]
 
 
+def test_a_step_that_just_fits_the_budget_is_made(world: Path, trained: Path, tmp_path: Path) -> None:
+    environment = rl_of(world, trained, tmp_path, options={"budget": 3 * PER_STEP}).environment
+    environment.restore({"impressions": 2 * PER_STEP})
+    assert not environment.stop_reason()
+    environment.restore({"impressions": 2 * PER_STEP + 1})
+    assert environment.stop_reason()
+
+
 def test_a_resumed_run_goes_on_counting_and_ends_the_same(world: Path, trained: Path, tmp_path: Path) -> None:
     class KilledError(Exception):
         pass

@@ -177,6 +177,12 @@ def test_clipping_gives_the_norm_that_was() -> None:
     torch.testing.assert_close(layer.weight.grad, torch.tensor([[0.6, 0.8]]), atol=1e-5, rtol=0)
 
 
+def test_a_gradient_below_the_bound_stays_as_it_is() -> None:
+    layer = with_gradient(0.3, 0.4)
+    assert adamw(layer).clip(1.0, 0) == pytest.approx(0.5)
+    assert torch.equal(layer.weight.grad, torch.tensor([[0.3, 0.4]]))
+
+
 def test_a_part_of_the_batch_without_rows_has_a_gradient_of_zero() -> None:
     layer = nn.Linear(2, 1)
     adamw(layer).add_gradients()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -227,6 +228,19 @@ def test_several_optimiser_steps_a_rollout_keep_its_log_probabilities(
     for epoch in (seen[:2], seen[2:]):  # each pass over the rollout sees every row once
         rows = torch.cat(epoch)
         assert sorted(map(tuple, rows.tolist())) == sorted(map(tuple, torch.cat(seen[:2]).tolist()))
+
+
+def test_every_pass_over_a_rollout_shuffles_its_prompts_anew(world: Path, trained: Path, tmp_path: Path) -> None:
+    rl = rl_of(world, trained, tmp_path, **SEVERAL)
+
+    def passed(epoch: int) -> list[list[int]]:
+        return [part.tolist() for part in rl.mini_batches(16, epoch)]
+
+    assert sorted(itertools.chain(*passed(0))) == list(range(16))
+    assert passed(0) == passed(0) != passed(1)
+    first = passed(0)
+    rl.at = replace(rl.at, step=1)
+    assert passed(0) != first
 
 
 def test_learning_rates_follow_optimiser_steps(world: Path, trained: Path, tmp_path: Path) -> None:
