@@ -71,6 +71,15 @@ def test_matrices_decay_and_vectors_do_not() -> None:
         assert decays[id(parameter)] == (0.5 if parameter.dim() > 1 else 0.0)
 
 
+def test_named_parts_learn_as_many_times_faster_as_is_said() -> None:
+    model = nn.ModuleDict({"head": nn.Linear(2, 1), "body": nn.Linear(2, 1)})
+    optimizer = adamw(model, faster={"head.": 3.0})
+    optimizer.set_lr(0.2)
+    rates = {id(weight): group["lr"] for group in optimizer.param_groups for weight in group["params"]}
+    for name, weight in model.named_parameters():
+        assert rates[id(weight)] == pytest.approx(0.6 if name.startswith("head.") else 0.2)
+
+
 def test_frozen_parameters_are_left_out() -> None:
     model = nn.Linear(2, 2)
     model.bias.requires_grad_(False)
