@@ -120,8 +120,15 @@ def _advance(
 def _stable_top(total: Tensor, width: int) -> tuple[Tensor, Tensor]:
     """The ``width`` largest of [B, C], best first; of equal ones the lower place first, on every device."""
     score, place = total.topk(width, dim=1, sorted=False)
-    place, order = place.sort(dim=1)
-    score, order = score.gather(1, order).sort(dim=1, descending=True, stable=True)
+    # Of places that equal the last of them ``topk`` takes any: the lowest are sought again.
+    last, count = score.amin(1, keepdim=True), total.shape[1]
+    places = torch.arange(count, device=total.device)
+    tied = torch.where(total == last, places, count - 1).topk(width, dim=1, largest=False).values
+    above = score > last
+    rank = torch.arange(width, device=total.device) - above.sum(1, keepdim=True)  # among those that are tied
+    place = torch.where(above, place, count).sort(dim=1).values
+    place = torch.where(rank < 0, place, tied.gather(1, rank.clamp(min=0)))
+    score, order = total.gather(1, place).sort(dim=1, descending=True, stable=True)
     return score, place.gather(1, order)
 
 

@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from catalogs import nameless, titled
+from scipy import sparse
 
 from recrl.baselines import item_knn, text_knn
-from recrl.baselines.hybrid_knn import HybridKnnOptions, fit
+from recrl.baselines.hybrid_knn import HybridKnnOptions, _ndcg, fit
 from recrl.baselines.item_knn import ItemKnnOptions
 from recrl.baselines.text_knn import TextKnnOptions
 from recrl.data.dataset import Dataset, Sequences
@@ -47,6 +48,14 @@ def test_text_that_tells_what_follows_gets_weight_and_text_that_does_not_gets_no
     titles = ["red train", "grey robot", "red castle", "grey tower"]
     apart = type(catalog)([*"abcd"], titles, *([""] * 4 for _ in range(3)))
     assert fit(whole([[0, 1]] * 20), apart, HybridKnnOptions()).text_weight == 0
+
+
+def test_the_weight_is_judged_by_the_first_ten_places_without_the_history():
+    scores = np.tile(np.arange(13.0, 0, -1), (4, 1))  # item i stands at place i + 1
+    scores[3] = 0
+    histories = Ragged.from_lists([[], [], [0, 4, 12], []])
+    found = _ndcg(sparse.csr_matrix(scores), histories, np.array([9, 10, 10, 0], np.int32))
+    assert found.tolist() == pytest.approx([1 / np.log2(11), 0, 1 / np.log2(10), 0])
 
 
 def test_the_chosen_weight_does_not_depend_on_sequences_that_are_not_looked_at_and_repeats():

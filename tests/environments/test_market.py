@@ -14,6 +14,7 @@ from torch import Tensor
 
 from recrl.config import load
 from recrl.environments.base import Feedback
+from recrl.environments.behaviour import Answers, answers
 from recrl.environments.market import MarketEnvironment
 from recrl.errors import ConfigError, UserError
 from recrl.method import Method
@@ -108,6 +109,37 @@ def test_a_run_ends_before_it_passes_its_budget_and_validates_there(world: Path,
     lines = metrics(config.folder / "rl")
     assert [line.get("environment/impressions") for line in lines] == [None, 96, 192, 288]
     assert "valid/ndcg@10" in lines[-1]
+
+
+def test_a_step_that_just_fits_the_budget_is_made(world: Path, trained: Path, tmp_path: Path) -> None:
+    environment = rl_of(world, trained, tmp_path, options={"budget": 3 * PER_STEP}).environment
+    environment.restore({"impressions": 2 * PER_STEP})
+    assert not environment.stop_reason()
+    environment.restore({"impressions": 2 * PER_STEP + 1})
+    assert environment.stop_reason()
+
+
+def test_a_step_may_show_all_that_dynamic_sampling_may_draw(world: Path, trained: Path, tmp_path: Path) -> None:
+    options = {"budget": 3 * PER_STEP}
+    environment = rl_of(world, trained, tmp_path, options=options, max_gen_batches=3).environment
+    assert not environment.stop_reason()
+    environment.restore({"impressions": 1})
+    assert environment.stop_reason()
+
+
+def test_every_batch_of_visitors_has_random_numbers_of_its_own(
+    world: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rl, seen = rl_of(world, trained, tmp_path), []
+
+    def watched(*given: Any) -> Answers:
+        seen.append(given[-1].bit_generator.state["state"]["state"])
+        return answers(*given)
+
+    monkeypatch.setattr("recrl.environments.market.answers", watched)
+    for number in (0, 1, 0):
+        answered(rl, number)
+    assert seen[0] == seen[2] != seen[1]
 
 
 def test_a_resumed_run_goes_on_counting_and_ends_the_same(world: Path, trained: Path, tmp_path: Path) -> None:

@@ -21,11 +21,12 @@ from recrl.data.recif_writer import write_recif
 from recrl.errors import UserError
 from recrl.evaluation import metrics
 from recrl.evaluation.evaluate import Evaluation, evaluate
+from recrl.evaluation.measures import Measures
 from recrl.evaluation.recommend import best_subject, latest_run, recommend
 from recrl.evaluation.results import load_result
 from recrl.evaluation.subjects import subjects
 from recrl.parts import Choice
-from recrl.ranking.rank import Ranking, rank
+from recrl.ranking.rank import Ranking, length_batches, rank
 from recrl.report.page import build_report
 from recrl.run_data import load_run_data
 from recrl.sids import codes
@@ -133,6 +134,23 @@ def test_the_token_budget_changes_nothing(trained: RunConfig) -> None:
     narrow = rank(policy, world.trie, prompts, 20, 10)
     np.testing.assert_array_equal(wide.items, narrow.items)
     np.testing.assert_allclose(wide.scores, narrow.scores, atol=1e-4)
+
+
+def test_batches_of_prompts_fill_the_token_budget_and_do_not_pass_it() -> None:
+    prompts = Ragged.from_lists([[1] * length for length in (3, 1, 3, 3, 4)])
+    found = length_batches(prompts, token_budget=2 * (3 + 2), width=2)
+    assert [rows.tolist() for rows in found] == [[1, 0], [2, 3], [4]]
+
+
+def test_equally_rare_items_are_cold_by_the_runs_seed(trained: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recrl.evaluation.measures.dataset_counts", lambda dataset: np.ones(len(dataset.catalog), int))
+    dataset = datasets.load(trained.data.path)
+
+    def cold(seed: int) -> list[bool]:
+        config = trained.model_copy(update={"run": trained.run.model_copy(update={"seed": seed})})
+        return Measures.make(dataset, config).cold.tolist()
+
+    assert cold(0) == cold(0) != cold(1)
 
 
 def test_one_checkpoint_a_stage_and_a_run_can_be_named(trained: RunConfig) -> None:

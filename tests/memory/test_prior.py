@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import pytest
@@ -69,6 +70,14 @@ def test_the_steps_of_a_path_add_up_to_the_items_weight_less_the_roots():
         path = [*nodes[0][nodes[0] >= 0].tolist(), int(tree.leaf[0, item])]
         steps = [float(prior.steps(torch.tensor([node]), torch.tensor([[child]]))) for node, child in pairwise(path)]
         assert sum(steps) == pytest.approx(own - float(prior.table[0, 0]), abs=1e-5)
+
+
+def test_items_far_below_the_others_stay_possible():
+    tree = trie()
+    prior = node_prior(tree, torch.zeros(1, dtype=torch.long), recalled([[3, 17]]), torch.tensor([[-200.0, -300.0]]))
+    assert torch.isfinite(prior.table).all()
+    assert float(prior.table[0, tree.leaf[0, 3]]) < -80  # float32's smallest weight beside 1
+    assert float(prior.table[0, 0]) == pytest.approx(math.log(1 - 2 / int(tree.leaves[0])), abs=1e-5)
 
 
 def test_equal_weights_add_nothing():

@@ -12,6 +12,7 @@ from recrl.baselines.hybrid_knn import HybridKnn, HybridKnnOptions
 from recrl.data.dataset import Sequences
 from recrl.data.frequency import training_counts
 from recrl.data.ragged import Ragged
+from recrl.memory import recall
 from recrl.memory.recall import CONTEXT, Memory, best
 
 ITEMS, SIZE = 30, 8
@@ -72,6 +73,14 @@ def test_items_of_one_name_are_one_with_the_scores_of_all(train, scorer):
         assert set(found.items[row].tolist()) == set(np.argsort(-scores[row], kind="stable")[:SIZE].tolist())
 
 
+def test_an_item_that_is_named_like_one_of_the_history_is_left_out_with_it(train, scorer):
+    names = list(range(ITEMS))
+    names[20] = 5
+    history = Ragged.from_lists([[20, 4]])
+    assert 5 in memory(train, scorer, names=names).recall(history).items
+    assert 5 not in memory(train, scorer, names=names, exclude=True).recall(history).items
+
+
 def test_an_empty_history_recalls_nothing(train, scorer):
     found = memory(train, scorer).recall(Ragged.from_lists([[], [3]]))
     assert (found.items[0] == -1).all()
@@ -90,6 +99,14 @@ def test_without_its_own_sequence_a_history_is_known_as_if_it_had_not_been_there
     assert ours.items.tolist() == theirs.items.tolist()
     np.testing.assert_allclose(ours.share, theirs.share, atol=1e-5)
     np.testing.assert_allclose(ours.features, theirs.features, atol=1e-4)
+
+
+def test_histories_that_are_recalled_in_parts_are_known_as_together(train, scorer, monkeypatch):
+    whole = memory(train, scorer).recall(train.items, train)
+    monkeypatch.setattr(recall, "USERS_AT_ONCE", 7)
+    parts = memory(train, scorer).recall(train.items, train)
+    np.testing.assert_array_equal(parts.items, whole.items)
+    np.testing.assert_array_equal(parts.features, whole.features)
 
 
 def test_features_are_those_that_are_announced_and_of_the_size_of_one(train, scorer):

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from groups_of import OPS
 from objective_inputs import rows_of
 from torch import Tensor
@@ -97,6 +98,14 @@ def test_what_masked_places_hold_changes_nothing(kind: str) -> None:
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(junk.grad, logp.grad)
     assert all(value.isfinite() for value in report.values())
+
+
+@pytest.mark.parametrize("kind", OBJECTIVES)
+def test_padding_behind_the_rows_changes_neither_the_loss_nor_the_report(kind: str) -> None:
+    rows, logp = random_rows()
+    names = ("tokens", "mask", "nodes", "logp_old", "logp_ref")
+    wide = replace(rows, **{name: F.pad(getattr(rows, name), (0, 3)) for name in names})
+    torch.testing.assert_close(loss_of(part_of(kind), wide, F.pad(logp, (0, 3))), loss_of(part_of(kind), rows, logp))
 
 
 @pytest.mark.parametrize("kind", OBJECTIVES)

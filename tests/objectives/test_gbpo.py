@@ -50,6 +50,13 @@ def test_the_sequence_level_takes_geometric_means() -> None:
     torch.testing.assert_close(logp.grad, torch.tensor([[expected, expected], [1.0, 0.0]], dtype=torch.double))
 
 
+def test_the_sequence_level_takes_the_mean_over_the_tokens_that_a_row_has() -> None:
+    logp = torch.tensor([[0.2, 1.0, 1.0]], dtype=torch.double).log().requires_grad_()
+    mask = torch.tensor([[True, False, False]])
+    gbpo(logp, inputs_of(logp.detach(), [-1.0], mask=mask), GbpoOptions(level="sequence"))[0].backward()
+    torch.testing.assert_close(logp.grad, torch.tensor([[0.2 / 0.8, 0.0, 0.0]], dtype=torch.double))
+
+
 def test_the_response_level_is_the_gradient_of_the_cross_entropy_with_clicks() -> None:
     logp = torch.tensor([[0.3, 0.6], [0.5, 0.4]], dtype=torch.double).log().requires_grad_()
     gbpo(logp, inputs_of(logp.detach(), [0.125, -1.0]), GbpoOptions(level="response"))[0].backward()

@@ -22,6 +22,14 @@ def test_the_worked_ratio_is_clipped_and_has_no_gradient(worked: dict[str, Any])
     assert float(wide.detach()) == pytest.approx(-worked["A1_r_token"], rel=1e-5)
 
 
+def test_a_clipped_row_counts_the_tokens_that_it_has() -> None:
+    mask = torch.tensor([[True, True, False, False], [True, True, True, False]])
+    logp = torch.tensor([[0.5, 0.5, 9.0, 9.0], [0.0, 0.0, 0.0, 9.0]])
+    _, report = gspo(logp, inputs_of(torch.zeros(2, 4), [1.0, 1.0], mask=mask), GspoOptions())
+    assert int(report["clip_ratio"]) == 2  # of 5: the first row is clipped, the second has ratio 1
+    assert int(report["tokens"]) == 5
+
+
 def test_the_gradient_is_the_finite_difference() -> None:
     generator = torch.Generator().manual_seed(0)
     old = torch.randn(4, 3, generator=generator)

@@ -47,6 +47,13 @@ def test_against_a_single_negative_it_is_dpo_and_so_are_its_finite_differences()
     assert torch.autograd.gradcheck(lambda x: s_dpo(x, given, SDpoOptions(beta=1.0))[0], logp.requires_grad_())
 
 
+def test_gains_are_over_the_reference_whatever_policy_made_the_rollout() -> None:
+    ref = torch.zeros(2, 1)
+    logp = torch.tensor([[0.5], [-0.5]])
+    given = inputs_of(torch.tensor([[0.4], [-3.0]]), [1.0, -1.0], ref=ref, prompt_of=[0, 0])
+    assert float(s_dpo(logp, given, SDpoOptions(beta=1.0))[0]) == pytest.approx(math.log(1 + math.exp(-1.0)))
+
+
 def test_the_preferred_count_is_of_tokens_whose_prompt_is_in_order() -> None:
     ref = torch.zeros(5, 2)
     logp = torch.tensor([[1.0], [0.0], [0.0], [1.0], [0.0]]).expand(5, 2)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
+from groups_of import groups_of
 from torch import Tensor
 from worlds import tiny_codes, tiny_index, tiny_policy, tiny_prompts
 
 from recrl.backends.torch_backend import TransformersPolicy
+from recrl.data.ragged import Ragged
 from recrl.groups.prompts import PromptBatch
 from recrl.rollout.base import RolloutContext
 from recrl.rollout.beam import BeamOptions, beam_search, rollout
 from recrl.sids.tokens import sid_token_ids
+from recrl.sids.trie import build_trie
 
 
 def every_score(policy: TransformersPolicy, prompts: PromptBatch, items: int) -> Tensor:
@@ -26,6 +29,42 @@ def every_score(policy: TransformersPolicy, prompts: PromptBatch, items: int) ->
             logits = policy.model(torch.cat([head, response])[None]).logits[0, len(head) - 1 : -1]
             scores[prompt, item] = logits.log_softmax(-1).gather(1, response[:, None]).sum()
     return scores
+
+
+class Indifferent:
+    """A policy under which every legal token has log-probability 0, so that all responses are tied."""
+
+    device = torch.device("cpu")
+
+    def prefill(self, prompts: PromptBatch) -> tuple[None, Tensor]:
+        return None, torch.zeros(len(prompts), 1, 1)
+
+    def extend(self, _state: None, _parent: Tensor, token: Tensor, _step: int) -> Tensor:
+        return torch.zeros(*token.shape, 1)
+
+    def prior(self, _prompts: PromptBatch) -> None:
+        return None
+
+    def candidate_logp(self, _hidden: Tensor, _candidates: Tensor, exists: Tensor, _bias: None) -> Tensor:
+        return torch.zeros(exists.shape).masked_fill(~exists, float("-inf"))
+
+
+def items_of_ties(rows: list[list[int]], width: int) -> list[int]:
+    """What a beam over responses ``rows`` names, best first, where nothing is more likely than anything else."""
+    found = beam_search(Indifferent(), build_trie(Ragged.from_lists(rows)), groups_of([[0]]).prompts, width)
+    return found.items[0, :, 0].tolist()
+
+
+def test_equal_beams_come_by_open_beam_then_by_token_then_the_finished_ones() -> None:
+    rows = [[1], [2, 5], [2, 6], [3, 4], [3, 5]]
+    assert items_of_ties(rows, 5) == [1, 2, 3, 4, 0]
+    assert items_of_ties(rows, 3) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("width", [1, 3, 10, 40])
+def test_of_equal_beams_at_the_edge_of_the_width_the_lower_tokens_stay(width: int) -> None:
+    assert items_of_ties([[10 + item] for item in range(40)], width) == list(range(width))
+    assert items_of_ties([[10, 50 + item] for item in range(40)], width) == list(range(width))
 
 
 def test_a_wide_beam_finds_every_item_in_the_order_of_its_probability() -> None:

@@ -28,6 +28,25 @@ def test_samples_are_legal_and_repeat_under_a_seed() -> None:
     assert (first.items >= 0).all()
 
 
+def test_prompts_that_are_sampled_in_parts_get_the_responses_that_they_get_together() -> None:
+    policy = tiny_policy()
+    prompts = tiny_prompts(policy, [4, 4, 4])
+    options = SampleOptions(group_size=6)
+    together = sample(policy, policy.trie, prompts, options, seed=1)
+    for place in range(3):
+        alone = sample(policy, policy.trie, prompts.select(torch.tensor([place])), options, seed=1, first=place)
+        assert torch.equal(alone.items[0], together.items[place])
+
+
+def test_log_probabilities_are_the_policys_own_whatever_the_temperature() -> None:
+    policy = tiny_policy(items=6, space="legal")
+    prompts = tiny_prompts(policy, [4], items=6)
+    exact = beam_search(policy, policy.trie, prompts, 6)
+    own = torch.zeros(6).scatter(0, exact.items[0, :, 0], exact.score[0])
+    drawn = sample(policy, policy.trie, prompts, SampleOptions(group_size=12, temperature=5.0, top_k=2), 0)
+    torch.testing.assert_close(drawn.score[0], own[drawn.items[0, :, 0]], atol=1e-4, rtol=1e-4)
+
+
 def test_frequencies_follow_the_legal_distribution() -> None:
     policy = tiny_policy(items=6, space="legal")
     prompts = tiny_prompts(policy, [4], items=6)

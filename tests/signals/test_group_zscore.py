@@ -46,6 +46,12 @@ def test_a_flat_group_is_exactly_zero_and_inactive(value: float, scale: bool) ->
     assert made.active.tolist() == [[False] * 7, [True] * 7]
 
 
+def test_rewards_that_differ_by_a_rounding_say_nothing() -> None:
+    made = signal([[0.0, 1e-9], [0.0, 1e-6]])
+    assert (made.advantage[0] == 0).all()
+    assert made.active.tolist() == [[False, False], [True, True]]
+
+
 def test_flat_groups_stay_active_where_asked() -> None:
     exists = [[True, True, False], [True, True, True]]
     made = signal([[0.0, 0.0, 9.0], [1.0, 0.0, 0.0]], exists=exists, options=GroupZscoreOptions(drop_flat=False))

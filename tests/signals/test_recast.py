@@ -55,6 +55,13 @@ def test_text_is_as_near_as_its_cosine() -> None:
     assert structural_score(slates, seen, "embed_cos")[0].tolist() == pytest.approx([0.3, 0.6])
 
 
+def test_text_that_points_away_is_as_far_as_none_at_all() -> None:
+    vectors = torch.zeros(16, 2)
+    vectors[:2] = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
+    seen = replace(context(), vectors=lambda: vectors)
+    assert structural_score(groups_of([[0, 1, 2]], [[0]]), seen, "embed_cos")[0].tolist() == [1, 0, 0]
+
+
 def test_the_score_decides_which_miss_is_nearest() -> None:
     slates = [[[0, 3], [1, 5], [1, 3]]]  # of the misses: .055 or 1/2, and .05 or 1/3; at best .1 either way
     groups = groups_of(slates, [[0]], codes=THREE_LEVELS)
@@ -127,6 +134,32 @@ def test_a_repaired_pair_may_count_for_the_share_that_is_repaired() -> None:
         if made.repaired[0]:
             break
     assert made.advantage[0].tolist() == pytest.approx([-0.5, 0, 0, 0.5])
+
+
+def test_a_target_that_is_none_of_the_candidates_is_not_put_in() -> None:
+    groups = groups_of([[6, 1], [6, 1]], [[5], [5]])
+    shown = replace(groups.prompts, pool=torch.tensor([[1, 5, 6], [1, 2, 6]]))
+    made = run(replace(groups, prompts=shown))
+    assert made.repaired.tolist() == [True, False]
+    assert made.groups.items[..., 0].tolist() == [[6, 5], [6, 1]]
+
+
+def test_which_groups_are_repaired_follows_from_the_steps_seed() -> None:
+    groups = groups_of([[6, 1, 7, 9]] * 40, [[5]] * 40)
+    rewards = hit(groups, RewardOptions(), REWARD_CONTEXT).unsqueeze(-1)
+    options = RecastOptions(repair="linear", repair_decay=1 - 1e-12)
+
+    def repaired(seed: int) -> list[bool]:
+        made = recast(groups, rewards, torch.ones(1), options, context({"trainable": 0.25}, seed=seed))
+        return made.repaired.tolist()
+
+    assert repaired(0) == repaired(0) != repaired(1)
+    assert 5 < sum(repaired(0)) < 35  # 20 on average
+
+
+def test_a_group_of_hits_alone_is_not_trainable() -> None:
+    groups = groups_of([[5, 5], [5, 1], [6, 1]], [[5], [5], [5]])
+    assert run(groups, repair_decay=0.0).state["trainable"] == pytest.approx(1 / 3)
 
 
 def test_without_repair_groups_that_miss_are_left_out() -> None:

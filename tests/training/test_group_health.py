@@ -7,7 +7,7 @@ import torch
 from groups_of import groups_of
 
 from recrl.groups.rollout import Signal
-from recrl.training.group_health import group_health
+from recrl.training.group_health import group_health, unequal
 
 
 def test_every_figure_by_hand() -> None:
@@ -54,3 +54,10 @@ def test_responses_without_an_item_are_not_valid() -> None:
     assert values["rollout/distinct_ratio"] == pytest.approx(2 / 3)
     assert values["signal/all_zero_ratio"] == 1
     assert values["signal/trainable_ratio"] == 0
+
+
+def test_groups_are_unequal_where_two_responses_that_exist_differ_in_some_reward() -> None:
+    groups = groups_of([[1, 2]] * 4, exists=[[True, True], [True, True], [True, False], [True, True]])
+    equal, nan = [1.0, 0.0], float("nan")
+    rewards = torch.tensor([[equal, equal], [equal, [1.0, 0.5]], [equal, [0.0, 9.0]], [equal, [nan, 0.0]]])
+    assert unequal(groups, rewards).tolist() == [False, True, False, False]

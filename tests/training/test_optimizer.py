@@ -71,6 +71,15 @@ def test_matrices_decay_and_vectors_do_not() -> None:
         assert decays[id(parameter)] == (0.5 if parameter.dim() > 1 else 0.0)
 
 
+def test_named_parts_learn_as_many_times_faster_as_is_said() -> None:
+    model = nn.ModuleDict({"head": nn.Linear(2, 1), "body": nn.Linear(2, 1)})
+    optimizer = adamw(model, faster={"head.": 3.0})
+    optimizer.set_lr(0.2)
+    rates = {id(weight): group["lr"] for group in optimizer.param_groups for weight in group["params"]}
+    for name, weight in model.named_parameters():
+        assert rates[id(weight)] == pytest.approx(0.6 if name.startswith("head.") else 0.2)
+
+
 def test_frozen_parameters_are_left_out() -> None:
     model = nn.Linear(2, 2)
     model.bias.requires_grad_(False)
@@ -175,6 +184,12 @@ def test_clipping_gives_the_norm_that_was() -> None:
     layer = with_gradient(3.0, 4.0)
     assert adamw(layer).clip(1.0, 0) == pytest.approx(5.0)
     torch.testing.assert_close(layer.weight.grad, torch.tensor([[0.6, 0.8]]), atol=1e-5, rtol=0)
+
+
+def test_a_gradient_below_the_bound_stays_as_it_is() -> None:
+    layer = with_gradient(0.3, 0.4)
+    assert adamw(layer).clip(1.0, 0) == pytest.approx(0.5)
+    assert torch.equal(layer.weight.grad, torch.tensor([[0.3, 0.4]]))
 
 
 def test_a_part_of_the_batch_without_rows_has_a_gradient_of_zero() -> None:

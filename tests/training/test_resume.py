@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import command, metrics, run_config
+from runs import command, metrics, run_config, silent
 
 from recrl.config import RunConfig
 from recrl.store import checkpoint
+from recrl.training.rl import train_rl
 
 SFT = {
     "model": {"dropout": 0.1},
@@ -198,3 +199,23 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_the_run_ends_the_same(wh
     assert fresh.result() != whole.result()
     fresh.finish("--resume")
     assert fresh.result() == whole.result()
+
+
+def test_a_signal_with_a_state_goes_on_from_a_checkpoint_as_if_it_had_never_stopped(
+    world: Path, trained: Path, tmp_path: Path
+) -> None:
+    repair = {"kind": "recast", "repair": "linear", "repair_decay": 0.5}
+    config = run_config(
+        world, tmp_path, rl={"init": str(trained), "steps": 4, "keep": 9, "checkpoint_every": 1, "signal": repair}
+    )
+    runner = Runner("rl", config)
+    train_rl(config, silent)
+    whole = runner.result()
+    places = checkpoint.steps(runner.folder / "checkpoints")
+    states = [checkpoint.read(place).state["signal"] for place in places]
+    assert len({state.get("trainable") for state in states}) >= 4  # a moving average, and nothing at the start
+    for place in places[3:]:
+        shutil.rmtree(place)
+    train_rl(config, silent, resume=True)
+    assert runner.result() == whole
+    assert [checkpoint.read(place).state["signal"] for place in places] == states

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from recrl.data import dataset as datasets
 from recrl.errors import UserError
 from recrl.groups.packed import PackedGroups, pack_active
+from recrl.groups.rollout import RolloutGroups, Signal
 from recrl.models.checkpoint import load_folder
 from recrl.store import checkpoint
 from recrl.store.run_folder import StageFolder
@@ -103,6 +105,25 @@ def test_a_step_is_grpo_on_unpacked_rows(
     assert values["actor/lr"] == 1e-3
     assert "timing_s/old_log_prob" not in values
     assert "timing_s/ref" not in values
+
+
+def test_a_rewards_weight_counts_in_the_advantages_and_in_the_mean(world: Path, trained: Path, tmp_path: Path) -> None:
+    rewards = [{"kind": "hit", "weight": 3.0}, {"kind": "sid_level", "weight": -0.5}]
+    options = {"kind": "group_zscore", "scale_by_std": False}
+    rl = rl_of(world, trained, tmp_path, rewards=rewards, signal=options)
+    signal, seen = rl.method.signal, []
+
+    def watched(groups: RolloutGroups, rewards: Tensor, *rest: Any) -> Signal:
+        made: Signal = signal.run(groups, rewards, *rest)
+        seen.append((3 * rewards[..., 0] - 0.5 * rewards[..., 1], made.advantage))
+        return made
+
+    rl.method = replace(rl.method, signal=replace(signal, run=watched))
+    values = rl.step()
+    ((total, advantage),) = seen
+    assert (total > 1).any()  # some hit
+    torch.testing.assert_close(advantage, total - total.mean(1, keepdim=True))
+    assert values["reward/mean"] == pytest.approx(float(total.mean()))
 
 
 def test_skipping_the_old_log_probability_changes_nothing(world: Path, trained: Path, tmp_path: Path) -> None:
@@ -207,6 +228,19 @@ def test_several_optimiser_steps_a_rollout_keep_its_log_probabilities(
     for epoch in (seen[:2], seen[2:]):  # each pass over the rollout sees every row once
         rows = torch.cat(epoch)
         assert sorted(map(tuple, rows.tolist())) == sorted(map(tuple, torch.cat(seen[:2]).tolist()))
+
+
+def test_every_pass_over_a_rollout_shuffles_its_prompts_anew(world: Path, trained: Path, tmp_path: Path) -> None:
+    rl = rl_of(world, trained, tmp_path, **SEVERAL)
+
+    def passed(epoch: int) -> list[list[int]]:
+        return [part.tolist() for part in rl.mini_batches(16, epoch)]
+
+    assert sorted(itertools.chain(*passed(0))) == list(range(16))
+    assert passed(0) == passed(0) != passed(1)
+    first = passed(0)
+    rl.at = replace(rl.at, step=1)
+    assert passed(0) != first
 
 
 def test_learning_rates_follow_optimiser_steps(world: Path, trained: Path, tmp_path: Path) -> None:

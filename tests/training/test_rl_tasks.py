@@ -12,6 +12,7 @@ import torch
 from runs import metrics, run_config, silent, write_world
 
 from recrl.errors import UserError
+from recrl.groups.rollout import RolloutGroups
 from recrl.models.checkpoint import save_folder
 from recrl.run_data import load_data, new_model
 from recrl.store import checkpoint
@@ -91,6 +92,24 @@ def test_dynamic_sampling_trains_on_groups_with_unequal_rewards_alone(
     assert torch.equal(kept, first[:12])
     values = rl.step()
     assert values["signal/trainable_ratio"] == pytest.approx(values["signal/kept_ratio"])
+
+
+def test_of_more_unequal_groups_than_a_step_has_prompts_the_first_go_on(
+    world: Path, trained: Path, tmp_path: Path
+) -> None:
+    rl = rl_of(world, tmp_path, trained, max_gen_batches=4, prompts_per_step=8)
+    part, options = rl.method.rewards[0]
+    flat = iter((5, 2))  # groups of equal rewards in the first batch and in the second
+
+    def paid(groups: RolloutGroups, *_: Any) -> torch.Tensor:
+        reward = torch.zeros(groups.exists.shape)
+        reward[next(flat) :, 0] = 1
+        return reward
+
+    rl.method = replace(rl.method, rewards=((replace(part, run=paid), options),))
+    _, _, kept = rl.gather(seed=0)
+    assert kept is not None
+    assert kept.tolist() == [5, 6, 7, 10, 11, 12, 13, 14]
 
 
 def test_a_step_that_finds_no_unequal_group_changes_nothing(world: Path, trained: Path, tmp_path: Path) -> None:
