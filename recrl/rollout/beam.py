@@ -119,17 +119,28 @@ def _advance(
 
 def _stable_top(total: Tensor, width: int) -> tuple[Tensor, Tensor]:
     """The ``width`` largest of [B, C], best first; of equal ones the lower place first, on every device."""
-    score, place = total.topk(width, dim=1, sorted=False)
-    # Of places that equal the last of them ``topk`` takes any: the lowest are sought again.
-    last, count = score.amin(1, keepdim=True), total.shape[1]
-    places = torch.arange(count, device=total.device)
-    tied = torch.where(total == last, places, count - 1).topk(width, dim=1, largest=False).values
-    above = score > last
-    rank = torch.arange(width, device=total.device) - above.sum(1, keepdim=True)  # among those that are tied
-    place = torch.where(above, place, count).sort(dim=1).values
-    place = torch.where(rank < 0, place, tied.gather(1, rank.clamp(min=0)))
+    beyond = min(width + 1, total.shape[1])
+    score, place = total.topk(beyond, dim=1)
+    if beyond > width:
+        next_best = score[:, width]
+        score, place = score[:, :width], place[:, :width]
+        tied = (score[:, -1] == next_best) & (next_best > float("-inf"))
+        if total.device.type != "cpu" or bool(tied.any()):  # an accelerator would have to wait for the answer
+            place = _lowest_tied(total, score, place)
+    place = place.sort(dim=1).values
     score, order = total.gather(1, place).sort(dim=1, descending=True, stable=True)
     return score, place.gather(1, order)
+
+
+def _lowest_tied(total: Tensor, score: Tensor, place: Tensor) -> Tensor:
+    """[B, W] places of the W largest of [B, C], of those that equal the last one the lowest; ``topk`` takes any."""
+    width, count = score.shape[1], total.shape[1]
+    last = score[:, -1:]
+    places = torch.arange(count, device=total.device)
+    lowest = torch.where(total == last, places, count - 1).topk(width, dim=1, largest=False).values
+    above = score > last  # these stand first, as many as they are
+    rank = torch.arange(width, device=total.device) - above.sum(1, keepdim=True)
+    return torch.where(above, place, lowest.gather(1, rank.clamp(min=0)))
 
 
 class BeamOptions(RolloutOptions):
