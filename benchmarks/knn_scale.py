@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import resource
+import sys
 import tempfile
 import time
 from multiprocessing import get_context
@@ -19,6 +20,7 @@ from recrl.baselines import BASELINES
 from recrl.data.dataset import load
 from recrl.data.prepare import prepare
 from recrl.data.rows import evenly
+from recrl.errors import UserError
 from recrl.parts import Choice, resolve
 
 HISTORIES = 1_000
@@ -36,14 +38,28 @@ def main() -> None:
             child = get_context("spawn").Process(target=make, args=(folder, given.items, given.interactions))
             child.start()  # a process of its own: its memory is none of the scorer's
             child.join()
-        print(json.dumps({"items": given.items, "interactions": given.interactions} | measure(folder)))
+            if child.exitcode:
+                sys.exit(child.exitcode)
+        try:
+            print(json.dumps(measure(folder)))
+        except UserError as error:
+            fail(error)
+
+
+def fail(error: UserError) -> None:
+    """Say what is wrong and end the process."""
+    print(f"Error: {error}", file=sys.stderr)
+    sys.exit(error.exit_code)
 
 
 def make(folder: Path, items: int, interactions: int) -> None:
     """Writes a synthetic data set of so many items."""
     users = interactions // 10
     options = {"items": items, "interactions": interactions, "users": users, "categories": 48, "groups": 16}
-    prepare("synthetic", None, folder, options=options | {"optimum_rows": 0})
+    try:
+        prepare("synthetic", None, folder, options=options | {"optimum_rows": 0})
+    except UserError as error:
+        fail(error)
 
 
 def measure(folder: Path) -> dict[str, float]:
@@ -58,7 +74,8 @@ def measure(folder: Path) -> dict[str, float]:
     scorer.sparse_scores(dataset.test.history.select(evenly(len(dataset.test.history), HISTORIES)))
     clock.append(time.perf_counter())
     seconds = dict(zip(("load_s", "fit_s", "score_s"), np.diff(clock).round(1).tolist(), strict=True))
-    return seconds | {"loaded_gib": round(loaded_gib, 2), "peak_gib": round(peak_gib(), 2)}
+    counts = {"items": len(dataset.catalog), "training_interactions": len(dataset.train.items.values)}
+    return counts | seconds | {"loaded_gib": round(loaded_gib, 2), "peak_gib": round(peak_gib(), 2)}
 
 
 def peak_gib() -> float:

@@ -76,6 +76,8 @@ def measure(config: RunConfig, count: int, beams: int, repeats: int) -> None:
     """Prints medians of searches that take turns."""
     world, policy = starting_point(config)
     table = PromptTable.without_targets(Validation.make(config, world).prompts)
+    if count > len(table.ids):
+        raise UserError(f"--prompts {count}", why=f"validation has {len(table.ids)}", fix="ask for fewer")
     prompts = table.batch(np.arange(count), world.device)
     memory = policy.memory
     if memory is None:

@@ -8,12 +8,15 @@ Without --data on a synthetic catalogue. A row is printed as it is measured; --c
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 import time
+from itertools import product
 from pathlib import Path
 
 from recrl.data import dataset as datasets
 from recrl.data.prepare import prepare
+from recrl.errors import UserError
 from recrl.parts import Choice
 from recrl.sids.build import SidPlan, build
 from recrl.sids.encoders import ENCODERS
@@ -24,24 +27,37 @@ LEVELS = 3
 
 def main() -> None:
     fitted = [kind for kind in QUANTIZERS if kind != "given"]
+    alone = [kind for kind in ENCODERS if kind != "hf"]  # which wants a folder
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", nargs="+", type=Path, default=[], metavar="FOLDER")
-    parser.add_argument("--encoders", nargs="+", choices=list(ENCODERS), default=["fused", "tfidf-svd"])
+    parser.add_argument("--encoders", nargs="+", choices=alone, default=["fused", "tfidf-svd"])
     parser.add_argument("--quantizers", nargs="+", choices=fitted, default=fitted)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--codes", type=int, default=256)
+    parser.add_argument("--seeds", type=positive, default=3)
+    parser.add_argument("--codes", type=positive, default=256)
     given = parser.parse_args()
-    print(f"{LEVELS} codebooks of {given.codes}, {given.seeds} seeds\n")
-    print("| data | items | encoder | quantiser | lost variance | items on a shared path | s a build |")
-    print("|---|---|---|---|---|---|---|")
-    with tempfile.TemporaryDirectory() as scratch:
-        for folder in given.data or [made(Path(scratch) / "synthetic")]:
-            dataset = datasets.load(folder)
-            for encoder in given.encoders:
-                for quantizer in given.quantizers:
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            found = [datasets.load(folder) for folder in given.data or [made(Path(scratch) / "synthetic")]]
+            names = [folder.name for folder in given.data] or ["synthetic"]
+            print(f"{LEVELS} codebooks of {given.codes}, {given.seeds} seeds\n")
+            print("| data | items | encoder | quantiser | lost variance | items on a shared path | s a build |")
+            print("|---|---|---|---|---|---|---|")
+            for name, dataset in zip(names, found, strict=True):
+                for encoder, quantizer in product(given.encoders, given.quantizers):
                     plan = SidPlan(Choice(kind=encoder), Choice(kind=quantizer), LEVELS, given.codes)
-                    what = f"| {folder.name} | {len(dataset.catalog):,} | {encoder} | {quantizer} "
+                    what = f"| {name} | {len(dataset.catalog):,} | {encoder} | {quantizer} "
                     print(what + measure(dataset, plan, given.seeds), flush=True)
+    except UserError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+def positive(text: str) -> int:
+    """A whole number from 1 up, for argparse."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is below 1")
+    return number
 
 
 def made(folder: Path) -> Path:

@@ -26,7 +26,9 @@ def evaluate(paths: tuple[Path, ...], split: str, overrides: tuple[str, ...], as
     """Evaluate runs, stages and checkpoints side by side, beside popularity and item-kNN.
 
     A PATH is a run folder (its best SFT and RL checkpoints), a stage folder, or one checkpoint. Every model is measured
-    as its own config says; --set lies on all of them. Results are kept in the first run's folder evaluation/.
+    as its own config says, an SFT beside the memory of the RL that began with it; rows NAME-alone are without a memory,
+    rows NAME-new leave out the items of the history. --set lies on every config. Results are kept in evaluation/ of the
+    first run, those under --set in a folder of their own there.
     """
     from rich.console import Console
 

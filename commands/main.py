@@ -103,3 +103,7 @@ def _fail(message: str, code: int, rank: int) -> None:
         message = f"process {rank}: {message}"
     click.echo(f"Error: {message}", err=True)
     sys.exit(code)
+
+
+if __name__ == "__main__":
+    run()

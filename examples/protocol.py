@@ -68,10 +68,11 @@ def without(items: NDArray[np.int32], history: NDArray[np.int64]) -> NDArray[np.
 def main(folders: list[Path]) -> None:
     if not folders:
         raise UserError("no folder", fix="python examples/protocol.py DATA, a folder that `recrl data prepare` wrote")
-    for folder in folders:
-        dataset = datasets.load(folder)
+    found = [(folder, datasets.load(folder)) for folder in folders]
+    for folder, dataset in found:
         if not len(dataset.train):
             raise DataError(str(folder), why="it has no training rows to count")
+    for folder, dataset in found:
         print(f"## {folder.name}: {dataset.meta['format']}, {dataset.meta['split']}\n")
         print("\n".join([*by_count(dataset), "", *ranked(dataset), ""]))
 

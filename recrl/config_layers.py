@@ -27,13 +27,17 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """``above`` on ``below``, table by table. A part of another ``kind`` replaces the whole part."""
+    """``above`` on ``below``, table by table. A part of another ``kind`` replaces the whole part; a kind that stands
+    alone is one without options.
+    """
     if "kind" in above and "kind" in below and above["kind"] != below["kind"]:
         return above
     merged = dict(below)
     for key, value in above.items():
-        both = isinstance(value, dict) and isinstance(below.get(key), dict)
-        merged[key] = merge(below[key], value) if both else value
+        under = below.get(key)
+        if isinstance(value, dict) and isinstance(under, str):
+            under = {"kind": under}
+        merged[key] = merge(under, value) if isinstance(value, dict) and isinstance(under, dict) else value
     return merged
 
 
@@ -94,6 +98,8 @@ def override(values: dict[str, Any], text: str) -> None:
         value = written.strip()
     for step in steps[:-1]:
         inner = values.setdefault(step, {})
+        if isinstance(inner, str):  # a part's kind that stands alone
+            inner = values[step] = {"kind": inner}
         if not isinstance(inner, dict):
             raise ConfigError(
                 f"--set {text}", why=f"{step} is a value, not a section", fix="`recrl config schema` lists the keys"

@@ -38,7 +38,7 @@ def check_scorers(config: RunConfig) -> None:
         "sft.teacher.scorer": (config.sft.teacher.weight, BASELINES, config.sft.teacher.scorer),
     }
     for where, (used, table, choice) in asked.items():
-        if used:
+        if used or choice.kind not in table:
             resolve(table, choice, where=where)
 
 

@@ -69,6 +69,15 @@ def test_a_part_of_another_kind_leaves_no_option_of_the_first_behind():
     assert below == {"objective": {"kind": "grpo", "clip_low": 0.1}}
 
 
+def test_a_kind_alone_takes_options_from_above(tmp_path: Path):
+    assert merge({"signal": "sign"}, {"signal": {"scale": 2}}) == {"signal": {"kind": "sign", "scale": 2}}
+    assert merge({"signal": {"kind": "sign", "scale": 2}}, {"signal": "other"}) == {"signal": "other"}
+    path = written(tmp_path, '[memory]\nscorer = "item_knn"\n')
+    scorer = load(path, ("memory.scorer.shrinkage=5",)).memory.scorer
+    assert (scorer.kind, scorer.given) == ("item_knn", {"shrinkage": 5})
+    assert load(path, ("memory.scorer.kind=text_knn",)).memory.scorer.kind == "text_knn"
+
+
 @pytest.mark.parametrize(
     ("text", "value"),
     [

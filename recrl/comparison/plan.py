@@ -40,6 +40,8 @@ OF_THE_METHOD = (
     "objective",
 )
 """Keys of ``[rl]`` that a recipe decides, whatever CONFIG says."""
+LEARNED = ("hidden_size", "lr")
+"""Keys of ``[memory]`` that a recipe decides where CONFIG says nothing: what RL learns of it."""
 OF_THE_PLAN = {
     "rl.recipe": "--recipes",
     "rl.seed": "--seeds",
@@ -224,7 +226,9 @@ def _method(
     name: str, recipe: Recipe, below: dict[str, Any], base: RunConfig, asked: Asked
 ) -> tuple[str, RunConfig, int]:
     """A recipe's name, its config but for what the plan sets, and its group size."""
-    values = merge(below, {"rl": WITHOUT_STOPPING | recipe.values.get("rl", {}) | {"recipe": name}})
+    learned = {key: value for key, value in recipe.values.get("memory", {}).items() if key in LEARNED}
+    values = merge({"memory": learned}, below) if learned else below
+    values = merge(values, {"rl": WITHOUT_STOPPING | recipe.values.get("rl", {}) | {"recipe": name}})
     _check_shared(recipe, base)
     config = _layered(values, asked.overrides, recipe.origin)
     if config.asks_for_slates != base.asks_for_slates:
@@ -267,13 +271,18 @@ def _run(
 def _check_shared(recipe: Recipe, base: RunConfig) -> None:
     """Refuse a recipe that needs other prompts than the start was trained for.
 
-    Its ``sft.tasks`` are passed over: here every recipe goes on from the same SFT.
+    Its ``sft.tasks`` are passed over: here every recipe goes on from the same SFT. So is the memory's learned
+    part, which starts at 0: a start is the same with it and without.
     """
     found = flat(base.model_dump(mode="json"))
-    for key, value in flat({name: keys for name, keys in recipe.values.items() if name not in ("rl", "sft")}).items():
-        if found.get(key) != value:
+    wanted = flat(configs.check(recipe.values, recipe.origin).model_dump(mode="json"))
+    asked = flat({name: keys for name, keys in recipe.values.items() if name not in ("rl", "sft")})
+    trained = {"memory": ""}
+    for key in (one for one in wanted if any(f"{one}.".startswith(f"{other}.") for other in asked)):
+        section, _, rest = key.partition(".")
+        if found.get(key) != wanted[key] and not (section == "memory" and rest in LEARNED):
             raise ConfigError(
-                f"recipe {recipe.name} needs {key} = {value!r}",
+                f"recipe {recipe.name} needs {key} = {wanted[key]!r}",
                 why=f"{key} is {found.get(key)!r} here, and what is compared shares its prompts and its start",
-                fix="set it in CONFIG and train the SFT so, or leave the recipe out",
+                fix=f"set it in CONFIG{trained.get(section, ' and train the SFT so')}, or leave the recipe out",
             )

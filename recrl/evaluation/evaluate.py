@@ -28,7 +28,7 @@ from recrl.evaluation import metrics
 from recrl.evaluation.measures import Measures
 from recrl.evaluation.metrics import PerUser
 from recrl.evaluation.results import ALONE, NEW, EvaluationResult, Metric, forget, save_result, table_order
-from recrl.evaluation.subjects import Subject, run_folder, side_by_side
+from recrl.evaluation.subjects import Subject, folder_of, run_folder, side_by_side
 from recrl.parts import Choice, resolve
 from recrl.processes import own_rank
 from recrl.prompts.writer import LABELS, Prompts
@@ -149,6 +149,7 @@ class Evaluation:
             if (over.examples.labels >= 0).any() or not len(self.dataset.train):
                 continue
             for name in COMPARED:
+                forget(self.folder, name, over.name)
                 results += self._baseline(name, over)
             if self.dataset.meta.get("format") == "synthetic" and self.dataset.meta.get("split") == "leave-one-out":
                 results.append(self._optimum(over))
@@ -241,19 +242,20 @@ def evaluate(
     """Evaluate everything that the paths name, with the baselines of their data.
 
     Args:
-        overrides: ``section.key=value`` each, over every run's config.
+        overrides: ``section.key=value`` each, over every run's config. What is measured under them is kept apart.
 
     Returns:
-        The results, baselines first and a known optimum last, and the folder that holds them: ``evaluation`` in that
-        of the first path's run.
+        The results, baselines first, the models as the paths name them and a known optimum last, and the folder that
+        holds them: ``evaluation`` in that of the first path's run, with overrides a folder in it that they name.
 
     Raises:
         UserError: a path names nothing, or what they name can't stand in one table.
     """
     found = side_by_side(paths, overrides)
-    evaluation = Evaluation.make(found[0].config, split, run_folder(paths[0]) / "evaluation")
+    folder = run_folder(paths[0]) / "evaluation" / folder_of(overrides)
+    evaluation = Evaluation.make(found[0].config, split, folder)
     results = []
-    for subject in found:  # before the baselines: what can be wrong is wrong here, and then nothing is written
+    for subject in found:  # before the baselines: what can be wrong is wrong here
         weight = subject.config.memory.weight
         beside = f", beside a memory of weight {weight:g}" if weight else ""
         say(f"{subject.name} on {split}: {subject.model.parent}{beside}")
@@ -261,4 +263,5 @@ def evaluate(
     if own_rank() == 0:  # they need no model
         say(f"baselines on {split}")
         results += evaluation.baselines()
-    return sorted(results, key=table_order), evaluation.folder
+    places = {subject.name: place for place, subject in enumerate(found)}
+    return sorted(results, key=lambda result: table_order(result, places)), evaluation.folder

@@ -273,11 +273,14 @@ def _blocks(widths: Sequence[int], room: int) -> list[list[int]]:
     return []
 
 
-def table_order(result: EvaluationResult) -> tuple[str, int, int, str, bool, str]:
-    """What results are sorted by."""
+def table_order(
+    result: EvaluationResult, places: Mapping[str, int] | None = None
+) -> tuple[str, int, int, str, bool, str]:
+    """What results are sorted by; ``places`` are those of models by their names, in place of ``NAME_ORDER``."""
     name = result.name.removesuffix(NEW)
     model = name.removesuffix(ALONE)
-    place = NAME_ORDER.index(model) if model in NAME_ORDER else len(NAME_ORDER)
+    known = {one: place for place, one in enumerate(NAME_ORDER)} | dict(places or {})
+    place = known.get(model, len(known))
     return result.split, KIND_ORDER.index(result.kind), place, model, model == name, result.name
 
 

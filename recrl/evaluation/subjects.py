@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +18,9 @@ STAGES = ("sft", "rl")
 OF_THE_PROTOCOL = ("exclude_history", "k", "cold_fraction", "cold_denominator")
 """Keys of ``[eval]`` that say what is measured, and not how a model makes its lists."""
 
+LONGEST = 100
+"""Letters of a folder's name that overrides make."""
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -30,7 +34,7 @@ class Subject:
 def subjects(path: Path, overrides: tuple[str, ...] = ()) -> list[Subject]:
     """The models that a path names: a run (its best SFT and RL), a stage (its best), or one checkpoint.
 
-    An SFT that trained without a memory stands beside the memory of the RL that began from it: only so it is RL's
+    A run's SFT that trained without a memory stands beside the memory of the RL that began from it: only so it is RL's
     start.
 
     Args:
@@ -51,12 +55,15 @@ def subjects(path: Path, overrides: tuple[str, ...] = ()) -> list[Subject]:
             why="it is no run, stage or checkpoint folder",
             fix="name a folder such as runs/NAME, runs/NAME/sft or runs/NAME/rl/checkpoints/step-000100",
         )
-    found = [_subject(path / stage, checkpoint.best(path / stage), stage, overrides) for stage in stages]
-    return [_as_start(found[0], found[1].config), found[1]] if len(found) > 1 else found
+    return [_subject(path / stage, checkpoint.best(path / stage), stage, overrides) for stage in stages]
 
 
 def _subject(stage: Path, found: checkpoint.Checkpoint, name: str, overrides: tuple[str, ...]) -> Subject:
-    return Subject(name, found.model, _as_here(configs.load(stage / "config.toml", overrides)))
+    config = configs.load(stage / "config.toml", overrides)
+    beside = stage.resolve().parent / "rl" / "config.toml"
+    if name == "sft" and beside.is_file():
+        config = _as_start(config, configs.load(beside, overrides))
+    return Subject(name, found.model, _as_here(config))
 
 
 def _as_here(config: RunConfig) -> RunConfig:
@@ -68,12 +75,12 @@ def _as_here(config: RunConfig) -> RunConfig:
     return config.model_copy(update={"backend": backend})
 
 
-def _as_start(sft: Subject, rl: RunConfig) -> Subject:
-    """The SFT as RL began from it, where it did."""
+def _as_start(sft: RunConfig, rl: RunConfig) -> RunConfig:
+    """The SFT's config, with the memory that RL began beside, where it began from this SFT."""
     began_here = rl.rl.init is None and rl.rl.start == "sft"
-    if not began_here or sft.config.memory.weight or not rl.memory.weight:
+    if not began_here or sft.memory.weight or not rl.memory.weight:
         return sft
-    return replace(sft, config=sft.config.model_copy(update={"memory": rl.memory}))
+    return sft.model_copy(update={"memory": rl.memory})
 
 
 def run_folder(path: Path) -> Path:
@@ -84,22 +91,35 @@ def run_folder(path: Path) -> Path:
     return path.parent if path.name in STAGES and (path / "checkpoints").is_dir() else path
 
 
+def folder_of(overrides: tuple[str, ...]) -> str:
+    """The name of a folder for what is measured under overrides; empty without any."""
+    name = _in_a_name("_".join(overrides)) if overrides else ""
+    return name if len(name) <= LONGEST else f"{name[:LONGEST]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
 def side_by_side(paths: Sequence[Path], overrides: tuple[str, ...]) -> list[Subject]:
     """The models of several paths, each under a name of its own and all on one data set and under one protocol.
+
+    Those of another run than the first path's bear its name before their own. A model that is named twice counts once.
 
     Raises:
         UserError: a path names nothing, two would have one name, or they can't be compared.
     """
-    of_paths = {path: subjects(path, overrides) for path in paths}
-    names = [subject.name for some in of_paths.values() for subject in some]
-    found = []
-    for path, some in of_paths.items():
-        run = _in_a_name(run_folder(path).name)
-        found += [replace(one, name=f"{run}-{one.name}") if names.count(one.name) > 1 else one for one in some]
+    home = run_folder(paths[0])
+    found: list[Subject] = []
+    for path in paths:
+        run = run_folder(path)
+        own = "" if run == home else f"{_in_a_name(run.name)}-"
+        named = [replace(one, name=f"{own}{one.name}") for one in subjects(path, overrides)]
+        found += [one for one in named if (one.name, one.model.resolve()) not in _known(found)]
     _check_names(found)
     for subject in found[1:]:
         _check_comparable(found[0], subject)
     return found
+
+
+def _known(found: Sequence[Subject]) -> set[tuple[str, Path]]:
+    return {(one.name, one.model.resolve()) for one in found}
 
 
 def _in_a_name(folder: str) -> str:
@@ -129,8 +149,8 @@ def _check_comparable(first: Subject, other: Subject) -> None:
         own, others = (getattr(one.config.eval, key) for one in (other, first))
         if own != others:
             raise UserError(
-                f"{other.model.parent} has eval.{key} = {own!r}",
-                why=f"{first.model.parent} has {others!r}, and a table compares like with like",
+                f"{other.model.parent} has eval.{key} = {_as_toml(own)}",
+                why=f"{first.model.parent} has {_as_toml(others)}, and a table compares like with like",
                 fix=f"say one for all, such as --set eval.{key}={_as_toml(others)}",
             )
 

@@ -186,11 +186,13 @@ def _series(points: dict[float, float]) -> Series:
 
 def _rl_against_sft(evaluation: Path) -> dict[str, dict[str, Interval]]:
     by_key = {
-        (result.name, result.split): path for path in evaluation.glob("*.json") for result in (load_result(path),)
+        (result.name, result.split): (path, result.memory)
+        for path in evaluation.glob("*.json")
+        for result in (load_result(path),)
     }
     found = {
-        split: compare_pairs(by_key["sft", split], path)
-        for (name, split), path in sorted(by_key.items())
-        if name == "rl" and ("sft", split) in by_key
+        split: compare_pairs(by_key["sft", split][0], path)
+        for (name, split), (path, memory) in sorted(by_key.items())
+        if name == "rl" and ("sft", split) in by_key and by_key["sft", split][1] == memory  # else it is no gain of RL's
     }
     return {split: pairs for split, pairs in found.items() if pairs}

@@ -146,6 +146,11 @@ def verdict(run: Run) -> tuple[str, str]:
         shared = [name for name in (*HEADLINE, *sft.metrics) if name in sft.metrics and name in rl.metrics]
         if not shared:
             continue
+        if sft.memory != rl.memory:
+            return (
+                "No comparison of RL with SFT: they were measured beside different memories",
+                f"(weight {sft.memory or 0:g} and {rl.memory or 0:g}); `recrl eval` of the run measures both alike.",
+            )
         name = shared[0]
         values = f"{metric_label(name)} on {split}: RL {_value(rl, name)}, SFT {_value(sft, name)}."
         pair = run.rl_against_sft.get(split, {}).get(name)
@@ -226,6 +231,8 @@ def _about(result: EvaluationResult) -> str:
     parts = [f"{result.num_examples:,} examples"]
     if result.beam_width is not None:
         parts.append(f"beam {result.beam_width}")
+    if result.memory is not None:
+        parts.append(f"memory of weight {result.memory:g}")
     if result.slate_beams is not None:
         parts.append(f"{result.slate_beams} slates of {result.slate_size}")
     if result.seconds > 0:

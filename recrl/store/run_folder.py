@@ -118,7 +118,8 @@ class StageFolder:
         """
         texts = ((self.path / "config.toml").read_text(), config.to_toml())
         auto, chosen = 'dtype = "auto"\n', f'dtype = "{self._dtype}"\n'
-        saved, wanted = (flat(tomllib.loads(self._asked(text).replace(auto, chosen))) for text in texts)
+        read = (flat(tomllib.loads(self._asked(text).replace(auto, chosen))) for text in texts)
+        saved, wanted = map(_without_idle_memory, read)
         if saved != wanted:
             raise UserError(
                 f"{self.path} was started with another config",
@@ -206,6 +207,12 @@ def environment(device: str, dtype: str, seed: int) -> dict[str, Any]:
         "git_revision": _git_revision(),
         "seed": seed,
     }
+
+
+def _without_idle_memory(values: dict[str, Any]) -> dict[str, Any]:
+    """A memory of weight 0 is none, whatever else is said of it."""
+    idle = not values.get("memory.weight")
+    return {key: value for key, value in values.items() if not (idle and key.startswith("memory."))}
 
 
 def _git_revision() -> str | None:

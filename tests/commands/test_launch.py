@@ -95,7 +95,7 @@ def test_what_the_scheduler_refuses_is_a_failed_run(recrl: Recrl, program: Calla
             "launch run.toml --profile h100-64 --scheduler torchrun --rendezvous a:1 --workdir / --submit --out job",
             "torchrun on 8 nodes",
         ),
-        ("launch run.toml --profile h100-65 --scheduler slurm", "did you mean 'h100-64'"),
+        ("launch run.toml --profile h100-65 --scheduler slurm", "choose 1 to 8, or a multiple of 8"),
         ("launch none.toml --profile h100-64 --scheduler slurm", "no config at none.toml"),
         (f"{SLURM} --set rl.stepss=7", "did you mean 'steps'"),
         (f"{SLURM} --set backend.device=npu", "the profile's devices are cuda"),

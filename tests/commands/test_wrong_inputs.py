@@ -175,7 +175,7 @@ CONFIG = [
     ),
     setting("--set without a value", "sft.lr", "--set sft.lr", "section.key=value"),
     setting("--set without a section", "lr=1", "--set lr=1", "section.key=value"),
-    setting("--set below a value", "run.name.x=1", "name is a value, not a section"),
+    setting("--set below a value", "run.name.x=1", "run.name = {'kind': 'small', 'x': 1}", "valid string"),
     case("unknown recipe", "config show run.toml --recipe openonerec", "openonerec", "did you mean 'openonerec_rl'"),
     case("no recipe file", "config show run.toml --recipe mine.toml", "mine.toml", "no such file"),
     case(

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
 import pytest
+import tomli_w
 from comparisons import asked
 
 from recrl.comparison.plan import make_plan
@@ -36,6 +38,31 @@ def test_the_recipe_says_what_makes_a_method_and_config_the_rest(config: Path):
     assert (recast.patience, recast.max_ndcg_drop) == (0, 1.0)
     assert {"rl.recipe", "rl.mini_batches", "rl.rollout", "rl.objective"} <= set(plan.left_out)
     assert "rl.lr" not in plan.left_out
+
+
+def test_what_rl_learns_of_a_memory_comes_from_the_recipe_where_config_is_silent(config: Path, tmp_path: Path):
+    values = tomllib.loads(config.read_text())
+    del values["memory"]
+    silent = tmp_path / "silent.toml"
+    silent.write_text(tomli_w.dumps(values))
+
+    def width(file: Path, *overrides: str) -> int:
+        plan = make_plan(asked(file, recipes=("recrl",), seeds=1, responses=800, overrides=overrides))
+        assert plan.base.memory.hidden_size in (0, 8)
+        return plan.runs[0].config.memory.hidden_size
+
+    assert width(silent) == 32
+    assert width(silent, "memory.hidden_size=8") == 8
+    assert width(config) == 0  # which says so
+
+
+def test_a_kind_alone_is_the_kind_of_a_table(config: Path, tmp_path: Path):
+    recipe = tmp_path / "short.toml"
+    recipe.write_text('[memory]\nscorer = "hybrid_knn"\n')
+    assert make_plan(asked(config, recipes=(str(recipe),), seeds=1)).recipes == ["short"]
+    recipe.write_text('[memory]\nscorer = "item_knn"\n')
+    with pytest.raises(ConfigError, match=r"memory\.scorer\.kind = 'item_knn'(.|\n)*set it in CONFIG, or leave"):
+        make_plan(asked(config, recipes=(str(recipe),), seeds=1))
 
 
 def test_runs_differ_in_the_seed_of_rl_alone(config: Path):

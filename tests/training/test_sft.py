@@ -144,6 +144,8 @@ def test_a_finished_run_is_neither_overwritten_nor_mixed_with_another(world: Pat
     with pytest.raises(UserError, match="another config"):
         train_sft(wider, silent, resume=True)
     train_sft(run_config(world, tmp_path, sft={"epochs": 1}, rl={"steps": 7}), silent, resume=True)
+    no_memory = {"weight": 0.0, "scorer": "item_knn", "hidden_size": 32}  # says nothing
+    train_sft(run_config(world, tmp_path, sft={"epochs": 1}, memory=no_memory), silent, resume=True)
     slates = run_config(world, tmp_path, sft={"epochs": 1}, rl={"tasks": {"slate": 1.0}})  # measured by other lists
     with pytest.raises(UserError, match="another config"):
         train_sft(slates, silent, resume=True)
