@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from recrl.baselines import BASELINES
+from recrl.bench.script import refusals
 from recrl.data.dataset import load
 from recrl.data.prepare import prepare
 from recrl.data.rows import evenly
-from recrl.errors import UserError
 from recrl.parts import Choice, resolve
 
 HISTORIES = 1_000
@@ -40,26 +40,16 @@ def main() -> None:
             child.join()
             if child.exitcode:
                 sys.exit(child.exitcode)
-        try:
+        with refusals():
             print(json.dumps(measure(folder)))
-        except UserError as error:
-            fail(error)
-
-
-def fail(error: UserError) -> None:
-    """Say what is wrong and end the process."""
-    print(f"Error: {error}", file=sys.stderr)
-    sys.exit(error.exit_code)
 
 
 def make(folder: Path, items: int, interactions: int) -> None:
     """Writes a synthetic data set of so many items."""
     users = interactions // 10
     options = {"items": items, "interactions": interactions, "users": users, "categories": 48, "groups": 16}
-    try:
+    with refusals():
         prepare("synthetic", None, folder, options=options | {"optimum_rows": 0})
-    except UserError as error:
-        fail(error)
 
 
 def measure(folder: Path) -> dict[str, float]:

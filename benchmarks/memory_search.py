@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from recrl.bench.script import positive, refusals
 from recrl.config import RunConfig, check, load
 from recrl.data import dataset as datasets
 from recrl.data.prepare import prepare
@@ -37,21 +37,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=positive, default=7)
     parser.add_argument("--config", type=Path)
     given = parser.parse_args()
-    try:
-        with tempfile.TemporaryDirectory() as scratch:
-            config = made(Path(scratch), given.items) if given.config is None else load(given.config)
-            measure(config, given.prompts, given.beams, given.repeats)
-    except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-
-
-def positive(text: str) -> int:
-    """A whole number from 1 up, for argparse."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is below 1")
-    return number
+    with refusals(), tempfile.TemporaryDirectory() as scratch:
+        config = made(Path(scratch), given.items) if given.config is None else load(given.config)
+        measure(config, given.prompts, given.beams, given.repeats)
 
 
 def made(folder: Path, items: int) -> RunConfig:

@@ -8,15 +8,14 @@ Without --data on a synthetic catalogue. A row is printed as it is measured; --c
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 import time
 from itertools import product
 from pathlib import Path
 
+from recrl.bench.script import positive, refusals
 from recrl.data import dataset as datasets
 from recrl.data.prepare import prepare
-from recrl.errors import UserError
 from recrl.parts import Choice
 from recrl.sids.build import SidPlan, build
 from recrl.sids.encoders import ENCODERS
@@ -35,29 +34,17 @@ def main() -> None:
     parser.add_argument("--seeds", type=positive, default=3)
     parser.add_argument("--codes", type=positive, default=256)
     given = parser.parse_args()
-    try:
-        with tempfile.TemporaryDirectory() as scratch:
-            found = [datasets.load(folder) for folder in given.data or [made(Path(scratch) / "synthetic")]]
-            names = [folder.name for folder in given.data] or ["synthetic"]
-            print(f"{LEVELS} codebooks of {given.codes}, {given.seeds} seeds\n")
-            print("| data | items | encoder | quantiser | lost variance | items on a shared path | s a build |")
-            print("|---|---|---|---|---|---|---|")
-            for name, dataset in zip(names, found, strict=True):
-                for encoder, quantizer in product(given.encoders, given.quantizers):
-                    plan = SidPlan(Choice(kind=encoder), Choice(kind=quantizer), LEVELS, given.codes)
-                    what = f"| {name} | {len(dataset.catalog):,} | {encoder} | {quantizer} "
-                    print(what + measure(dataset, plan, given.seeds), flush=True)
-    except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-
-
-def positive(text: str) -> int:
-    """A whole number from 1 up, for argparse."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is below 1")
-    return number
+    with refusals(), tempfile.TemporaryDirectory() as scratch:
+        found = [datasets.load(folder) for folder in given.data or [made(Path(scratch) / "synthetic")]]
+        names = [folder.name for folder in given.data] or ["synthetic"]
+        print(f"{LEVELS} codebooks of {given.codes}, {given.seeds} seeds\n")
+        print("| data | items | encoder | quantiser | lost variance | items on a shared path | s a build |")
+        print("|---|---|---|---|---|---|---|")
+        for name, dataset in zip(names, found, strict=True):
+            for encoder, quantizer in product(given.encoders, given.quantizers):
+                plan = SidPlan(Choice(kind=encoder), Choice(kind=quantizer), LEVELS, given.codes)
+                what = f"| {name} | {len(dataset.catalog):,} | {encoder} | {quantizer} "
+                print(what + measure(dataset, plan, given.seeds), flush=True)
 
 
 def made(folder: Path) -> Path:

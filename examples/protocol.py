@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recrl.baselines import BASELINES, recommend
+from recrl.bench.script import refusals
 from recrl.data import dataset as datasets
 from recrl.data.dataset import Dataset
 from recrl.data.frequency import training_counts
@@ -78,8 +79,5 @@ def main(folders: list[Path]) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with refusals():
         main([Path(argument) for argument in sys.argv[1:]])
-    except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)

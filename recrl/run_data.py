@@ -22,6 +22,7 @@ from recrl.config import RunConfig
 from recrl.data import dataset as datasets
 from recrl.data.dataset import Dataset
 from recrl.data.frequency import training_counts
+from recrl.data.prepare import HISTORY_LIMITS
 from recrl.device.matmul_speed import choose_dtype
 from recrl.device.runtime import local_device
 from recrl.errors import ConfigError, UserError
@@ -41,7 +42,6 @@ from recrl.sids.tokens import add_sid_tokens
 from recrl.sids.trie import Trie, build_trie
 
 logger = logging.getLogger(__name__)
-HISTORY_LIMIT = 20
 SIDS_KEY = "recrl_sid_fingerprint"
 """Where a model's config.json names the SIDs that it learned."""
 
@@ -167,7 +167,8 @@ def history_limit(config: RunConfig, dataset: Dataset) -> int:
     Raises:
         UserError: valid and test do not hold so many.
     """
-    prepared: int = dataset.meta.get("history_limit", HISTORY_LIMIT)  # a data set made in memory may not say
+    usual = HISTORY_LIMITS["leave-one-out"]  # of a data set made in memory, which may not say
+    prepared: int = dataset.meta.get("history_limit", usual)
     asked = config.data.history_limit
     if asked is not None and asked > prepared and dataset.meta.get("split") == "chronological":
         raise UserError(

@@ -277,12 +277,12 @@ def _check_shared(recipe: Recipe, base: RunConfig) -> None:
     found = flat(base.model_dump(mode="json"))
     wanted = flat(configs.check(recipe.values, recipe.origin).model_dump(mode="json"))
     asked = flat({name: keys for name, keys in recipe.values.items() if name not in ("rl", "sft")})
-    trained = {"memory": ""}
     for key in (one for one in wanted if any(f"{one}.".startswith(f"{other}.") for other in asked)):
         section, _, rest = key.partition(".")
+        train = "" if section == "memory" else " and train the SFT so"
         if found.get(key) != wanted[key] and not (section == "memory" and rest in LEARNED):
             raise ConfigError(
                 f"recipe {recipe.name} needs {key} = {wanted[key]!r}",
                 why=f"{key} is {found.get(key)!r} here, and what is compared shares its prompts and its start",
-                fix=f"set it in CONFIG{trained.get(section, ' and train the SFT so')}, or leave the recipe out",
+                fix=f"set it in CONFIG{train}, or leave the recipe out",
             )

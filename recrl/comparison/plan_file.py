@@ -68,11 +68,8 @@ def _check_same(path: Path, wanted: dict[str, Any]) -> None:
     except (ValueError, AttributeError, KeyError, TypeError) as error:
         raise DataError(f"{path} is broken", why=str(error), fix="choose another --out") from None
     now = flat({key: value for key, value in wanted.items() if key != "runs"})
-    said = changes(before, now)
-    for name, run in of_runs.items():  # the same key of many runs is one change
-        if not said:
-            planned = wanted["runs"].get(name)
-            said = f"{name} is not planned" if planned is None else _of(name, changes(run, flat(planned)))
+    of_a_run = (_change(name, run, wanted["runs"].get(name)) for name, run in of_runs.items())
+    said = changes(before, now) or next(filter(None, of_a_run), "")  # the same key of many runs is one change
     if said:
         raise UserError(
             f"{path.parent} was begun with another plan",
@@ -81,5 +78,8 @@ def _check_same(path: Path, wanted: dict[str, Any]) -> None:
         )
 
 
-def _of(run: str, said: str) -> str:
-    return f"in {run}, {said}" if said else ""
+def _change(name: str, before: dict[str, Any], planned: dict[str, Any] | None) -> str:
+    if planned is None:
+        return f"{name} is not planned"
+    said = changes(before, flat(planned))
+    return f"in {name}, {said}" if said else ""

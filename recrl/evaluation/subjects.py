@@ -106,20 +106,18 @@ def side_by_side(paths: Sequence[Path], overrides: tuple[str, ...]) -> list[Subj
         UserError: a path names nothing, two would have one name, or they can't be compared.
     """
     home = run_folder(paths[0])
-    found: list[Subject] = []
+    by_model: dict[tuple[str, Path], Subject] = {}
     for path in paths:
         run = run_folder(path)
         own = "" if run == home else f"{_in_a_name(run.name)}-"
         named = [replace(one, name=f"{own}{one.name}") for one in subjects(path, overrides)]
-        found += [one for one in named if (one.name, one.model.resolve()) not in _known(found)]
+        for one in named:
+            by_model.setdefault((one.name, one.model.resolve()), one)
+    found = list(by_model.values())
     _check_names(found)
     for subject in found[1:]:
         _check_comparable(found[0], subject)
     return found
-
-
-def _known(found: Sequence[Subject]) -> set[tuple[str, Path]]:
-    return {(one.name, one.model.resolve()) for one in found}
 
 
 def _in_a_name(folder: str) -> str:
